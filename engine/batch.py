@@ -1,0 +1,99 @@
+"""A batch: rows of one stream, checked and typed, as the detectors see them. Columns become NumPy views when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.state import State
+
+
+class Batch:
+    """Rows of one stream in the order of their partition.
+
+    `time_us`: int64[n] event time, microseconds. `offsets`: int64[n] record of each row. `late`: bool[n], rows that came after
+    their time's panes were closed: per-key detectors may use them, windows over event time must not.
+    """
+
+    def __init__(self, stream: str, table: pa.RecordBatch, time_us: np.ndarray, offsets: np.ndarray, late: np.ndarray | None = None):
+        self.stream = stream
+        self.table = table
+        self.time_us = time_us
+        self.offsets = offsets
+        self.late = np.zeros(len(time_us), np.bool_) if late is None else late
+        self._codes: dict[str, tuple[np.ndarray, list[str | None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.time_us)
+
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """Names of the columns that are present."""
+        return frozenset(self.table.schema.names)
+
+    def floats(self, name: str) -> np.ndarray:
+        """float32[n], NaN where null; booleans are 0 and 1."""
+        column = self.table.column(name)
+        if column.type != pa.float32():
+            column = pc.cast(column, pa.float32(), safe=False)
+        if column.null_count:
+            return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+        return column.to_numpy(zero_copy_only=False)
+
+    def array(self, name: str) -> pa.Array:
+        """The Arrow column itself (text, lists, embeddings)."""
+        return self.table.column(name)
+
+    def codes(self, name: str) -> tuple[np.ndarray, list[str | None]]:
+        """(int32[n], values): each row's position in the list of distinct values; a null is a value of its own (None), if there is one."""
+        if name not in self._codes:
+            column = self.table.column(name)
+            if not pa.types.is_dictionary(column.type):
+                column = column.dictionary_encode()
+            values = column.dictionary.to_pylist()
+            codes = column.indices.fill_null(len(values)).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+            if column.null_count:
+                values.append(None)
+            self._codes[name] = codes, values
+        return self._codes[name]
+
+    def keys(self, names: Sequence[str], join: str = "/") -> tuple[np.ndarray, list[str]]:
+        """(int32[n], keys): each row's position in the list of distinct joined keys, e.g. `host/device`.
+
+        Columns that are absent or null are left out of the key; `tenant` stands before it when the rows carry one.
+        """
+        parts = [n for n in ("tenant", *names) if n in self.columns]
+        if len(parts) == 1 and None not in self.codes(parts[0])[1]:
+            codes, values = self.codes(parts[0])
+            return codes, [str(v) for v in values]
+        combined = np.zeros(len(self), np.int64)
+        for name in parts:
+            codes, values = self.codes(name)
+            combined = combined * max(1, len(values)) + codes
+        unique, inverse = np.unique(combined, return_inverse=True)
+        keys = []
+        for value in unique.tolist():
+            words: list[str] = []
+            for name in reversed(parts):
+                values = self.codes(name)[1]
+                value, code = divmod(value, max(1, len(values)))
+                if values[code] is not None:
+                    words.append(str(values[code]))
+            keys.append(join.join(reversed(words)))
+        return inverse.astype(np.int32), keys
+
+    def slots(self, state: State, table: str, names: Sequence[str]) -> np.ndarray:
+        """int32[n]: the state slot of each row's key (-1: the table is full)."""
+        if not len(self):
+            return np.empty(0, np.int32)
+        codes, keys = self.keys(names)
+        of_key = state.slots(table, keys, int(self.time_us.max()))
+        return of_key[codes]
+
+    def take(self, index: np.ndarray) -> Batch:
+        """The rows at these positions."""
+        return Batch(self.stream, self.table.take(pa.array(index)), self.time_us[index], self.offsets[index], self.late[index])
