@@ -21,7 +21,8 @@ SEVERITY_NUMBER = {"info": 9, "warning": 13, "error": 17, "critical": 21}  # Ope
 class Alert:
     """One thing that is going wrong, from onset to end. Times are microseconds since the epoch, event time, UTC.
 
-    `sequence` counts the published versions of this alert (0 = opened); a consumer keeps the highest.
+    `sequence` orders the published versions of this alert: 0 when it is opened, later the event time passed since its onset in
+    microseconds, so a replay that publishes at other instants still orders them right. A consumer keeps the highest.
     `score` and `threshold` are in the detector's own unit, higher is more anomalous. `p_value` or `e_value` say how sure the
     detector is, where it has a null to say it by; rules have neither. `evidence` is what a person needs to believe it.
     """
@@ -87,7 +88,7 @@ def cloud_event(alert: Alert, source: str) -> dict[str, Any]:
         "severitytext": alert.severity.upper(),
         "severitynumber": SEVERITY_NUMBER[alert.severity],
         "partitionkey": alert.id,
-        "sequence": f"{alert.sequence:010d}",
+        "sequence": f"{alert.sequence:019d}",
         "data": alert.record(),
     }
 
@@ -98,4 +99,6 @@ CLOUD_EVENT_HEADERS = (("content-type", b"application/cloudevents+json; charset=
 def message(alert: Alert, source: str) -> Message:
     """The alert's present version, ready for the outbox."""
     event = cloud_event(alert, source)
-    return Message(event["id"], "alert", alert.id, orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY), CLOUD_EVENT_HEADERS, event["data"])
+    return Message(
+        event["id"], "alert", alert.id, orjson.dumps(event, option=orjson.OPT_SERIALIZE_NUMPY), CLOUD_EVENT_HEADERS, event["data"]
+    )

@@ -69,7 +69,7 @@ class Batch:
         parts = [n for n in ("tenant", *names) if n in self.columns]
         if len(parts) == 1 and None not in self.codes(parts[0])[1]:
             codes, values = self.codes(parts[0])
-            return codes, [str(v) for v in values]
+            return codes, [str(v) or "-" for v in values]
         combined = np.zeros(len(self), np.int64)
         for name in parts:
             codes, values = self.codes(name)
@@ -83,7 +83,7 @@ class Batch:
                 value, code = divmod(value, max(1, len(values)))
                 if values[code] is not None:
                     words.append(str(values[code]))
-            keys.append(join.join(reversed(words)))
+            keys.append(join.join(reversed(words)) or "-")
         return inverse.astype(np.int32), keys
 
     def slots(self, state: State, table: str, names: Sequence[str]) -> np.ndarray:

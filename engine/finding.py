@@ -12,7 +12,7 @@ partition's state into additive sketches, `merge` adds them to the population's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -57,8 +57,12 @@ class Finding:
     labels: dict[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     action: str = "NONE"
+    quiet_us: int = 300_000_000
+    """An alert ends by itself after this long without another finding."""
     resolved_us: int | None = None
-    """When it ended, where the detector knows (a device that came back); else it ends by itself after the quiet time."""
+    """When it ended, where the detector knows (a device that came back)."""
+    subject: str = ""
+    """The key whose state must not be evicted while this alarms; the finding's key, unless that is narrower."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,9 @@ class PopulationDetector(Detector, Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a detector may need besides its own settings. `baseline`: fitted reference arrays by name (empty: learn from the stream)."""
+    """What a detector may need besides its own settings. `pane_us`: length of a sketch's pane of event time. `baseline`: fitted
+    reference arrays by name (empty: learn from the stream)."""
 
     budget: Budget
+    pane_us: int = 1_000_000
     baseline: dict[str, Any] = field(default_factory=dict)

@@ -37,14 +37,14 @@ class KeyTable:
     [0, 1, 0]
     """
 
-    def __init__(self, name: str, limit: int = 1_000_000):
+    def __init__(self, name: str, limit: int = 1_000_000, protected: set[str] | None = None):
         self.name = name
         self.limit = limit
         self.keys: list[str] = []  # slot -> key; "" where the slot is free
         self.index: dict[str, int] = {}
         self.free: list[int] = []
         self.last_us = np.full(0, NEVER, np.int64)
-        self.protected: set[str] = set()
+        self.protected = protected if protected is not None else set()
         self.evicted = 0
         self.refused = 0
 
@@ -128,7 +128,12 @@ class State:
         self.specs: dict[str, ArraySpec] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.records: dict[str, Any] = {}
-        self.watermark_us: int = NEVER
+        self.watermarks: dict[str, int] = {}
+        """Event time up to which each stream's rows have come, microseconds; an older row is late."""
+        self.closed_us: int = NEVER
+        """Event time up to which panes were handed to the population."""
+        self.protected: set[str] = set()
+        """Keys that are alarming, shared by all tables; the lifecycle of alerts keeps it."""
         self.pending: dict[str, list[Any]] = {}
         """What `observe` leaves for `judge` of the same batch; empty whenever a checkpoint is written."""
 
@@ -146,7 +151,7 @@ class State:
     def table(self, name: str) -> KeyTable:
         """The key table of that name, made on first use."""
         if name not in self.tables:
-            self.tables[name] = KeyTable(name, self.limits.get(name, self.limits.get("default", 1_000_000)))
+            self.tables[name] = KeyTable(name, self.limits.get(name, self.limits.get("default", 1_000_000)), self.protected)
         return self.tables[name]
 
     def slots(self, table: str, keys: Sequence[str], now_us: int) -> np.ndarray:

@@ -1,0 +1,57 @@
+"""What the engine says of itself, for Prometheus. One registry per engine, passed on as an argument."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from engine.run import Engine
+
+SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The engine's metrics; their names are an interface."""
+
+    def __init__(self, registry: CollectorRegistry | None = None):
+        self.registry = r = registry or CollectorRegistry()
+        self.records = Counter("telltale_records", "Records polled", ["topic"], registry=r)
+        self.rows = Counter("telltale_rows", "Rows that passed the schema", ["stream"], registry=r)
+        self.rejected = Counter("telltale_rejected", "Records and rows rejected", ["reason"], registry=r)
+        self.late = Counter("telltale_late_rows", "Rows older than the watermark", ["stream"], registry=r)
+        self.alerts = Counter("telltale_alerts", "Alert versions published", ["detector", "status"], registry=r)
+        self.triggers = Counter("telltale_triggers", "Remediation triggers published", ["action"], registry=r)
+        self.stage_s = Histogram("telltale_stage_seconds", "Time spent per batch", ["stage"], buckets=SECONDS, registry=r)
+        self.event_to_alert_s = Histogram(
+            "telltale_event_to_alert_seconds", "From a record's timestamp to its alert being queued", buckets=SECONDS, registry=r
+        )
+        self.lag = Gauge("telltale_lag_records", "Records not yet read", ["partition"], registry=r)
+        self.outbox = Gauge("telltale_outbox_messages", "Messages not yet confirmed by every sink", registry=r)
+        self.sink_failures = Gauge("telltale_sink_failures", "Failed attempts to send", ["sink"], registry=r)
+        self.keys = Gauge("telltale_keys", "Keys with state", ["table"], registry=r)
+        self.evicted = Gauge("telltale_keys_evicted", "Keys whose state made room for others", ["table"], registry=r)
+        self.refused = Gauge("telltale_keys_refused", "Keys refused because all others are alarming", ["table"], registry=r)
+        self.state_bytes = Gauge("telltale_state_bytes", "Bytes of state", registry=r)
+        self.checkpoints = Counter("telltale_checkpoints", "Checkpoints written", registry=r)
+        self.checkpoint_failures = Counter("telltale_checkpoint_failures", "Checkpoints that could not be written", registry=r)
+        self.checkpoint_bytes = Gauge("telltale_checkpoint_bytes", "Size of the last checkpoints", registry=r)
+        self.paused = Gauge("telltale_paused", "1 while the source is paused because the outbox is full", registry=r)
+
+    def refresh(self, engine: Engine) -> None:
+        """Set the gauges from the engine; called after each checkpoint and by whoever serves `/metrics`."""
+        self.outbox.set(engine.outbox.size)
+        self.paused.set(engine.outbox.full)
+        for route in engine.outbox.routes.values():
+            self.sink_failures.labels(route.name).set(route.failures)
+        workers = list(engine.workers.values())
+        for partition, worker in list(engine.workers.items()):
+            if (lag := engine.source.lag(partition)) is not None:
+                self.lag.labels(worker.name).set(lag)
+        self.state_bytes.set(sum(w.state.nbytes for w in workers))
+        for name in {n for w in workers for n in w.state.tables}:
+            tables = [w.state.tables[name] for w in workers if name in w.state.tables]
+            self.keys.labels(name).set(sum(len(t.index) for t in tables))
+            self.evicted.labels(name).set(sum(t.evicted for t in tables))
+            self.refused.labels(name).set(sum(t.refused for t in tables))

@@ -1,0 +1,195 @@
+"""THE MAIN PATH. From records to alerts:
+
+    poll -> decode -> align -> observe -> judge -> act -> deliver -> checkpoint
+
+Kafka gives records of telemetry; decoders turn their bytes into typed rows; detectors fold the rows into state and judge it
+against the operator's false-alarm budget; findings become alerts that open, extend and resolve, and policies turn some of those
+into signed remediation triggers; all of it leaves through one outbox. A checkpoint holds everything up to an offset.
+
+Any fault ends the process. The restart reads the last checkpoint, goes on from its offset, and makes the same alerts again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from engine.alerts import Alert, message
+from engine.checkpoint import Checkpoints
+from engine.config import Config
+from engine.dead_letters import dead_letter
+from engine.finding import Detector, Scores
+from engine.metrics import Metrics
+from engine.outbox import Outbox
+from engine.population import NAME as POPULATION
+from engine.population import Population
+from engine.remediate import Remediation
+from engine.schema import align
+from engine.worker import Worker
+from streams.decode import Format, decode
+from streams.records import Partition, RawBatch, Reject
+from streams.sources import Source
+
+log = logging.getLogger(__name__)
+
+
+class ScoreLog(Protocol):
+    """Where score rows go, when somebody wants them (backtests)."""
+
+    def write(self, scores: Sequence[Scores]) -> None: ...
+
+
+class Engine:
+    """The engine over one source. `formats`: how to read each topic. `checkpoints` None: nothing is kept (backtests)."""
+
+    def __init__(
+        self,
+        config: Config,
+        detectors: Mapping[str, Detector],
+        source: Source,
+        formats: Mapping[str, Format],
+        outbox: Outbox,
+        metrics: Metrics,
+        checkpoints: Checkpoints | None = None,
+        remediation: Remediation | None = None,
+        score_log: ScoreLog | None = None,
+    ):
+        self.config, self.detectors, self.source, self.formats = config, detectors, source, formats
+        self.outbox, self.metrics, self.checkpoints, self.remediation, self.score_log = outbox, metrics, checkpoints, remediation, score_log
+        self.cloud_source = f"/telltale/{config.name}"
+        self.workers: dict[Partition, Worker] = {}
+        self.population = Population(
+            detectors, config.hash, self._restored(POPULATION), config.pane_us, config.lateness_us, config.limits.idle_s
+        )
+        self.checkpoint_due = time.monotonic() + config.checkpoint.interval_s
+        self.rejected: dict[str, int] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until told to stop; then deliver what can be delivered, checkpoint, and leave the group."""
+        while not stop.is_set():
+            self.step(timeout_s=0.2)
+        self.close()
+
+    def step(self, timeout_s: float) -> int:
+        """One turn of the loop; returns the number of records taken in. Raises whatever a sink's thread died of."""
+        self.outbox.check()
+        self.source.pause() if self.outbox.full else self.source.resume()
+        batches = self.source.poll(timeout_s, self.config.limits.poll_bytes)
+        for raw in batches:
+            self.process(raw)
+        self.judge_population()
+        if time.monotonic() >= self.checkpoint_due:
+            self.checkpoint()
+        return sum(len(raw) for raw in batches)
+
+    def process(self, raw: RawBatch) -> None:
+        """One raw batch of one partition, from bytes to alerts in the outbox."""
+        worker = self.workers[raw.partition]
+        with self.metrics.stage_s.labels("decode").time():
+            decoded = decode(raw, self.formats[raw.partition.topic])
+        rejects = decoded.rejects
+        for rows in decoded.rows:
+            batch, misfits = align(rows, raw, worker.state, self.config.future_us, self.config.lateness_us)
+            rejects = rejects + misfits
+            if batch is None:
+                continue
+            with self.metrics.stage_s.labels("observe").time():
+                worker.observe(batch)
+            with self.metrics.stage_s.labels("judge").time():
+                scores, alerts = worker.judge(batch.stream)
+            self.act(worker.name, scores, alerts, int(raw.timestamps_ms.min()))
+            self.metrics.rows.labels(batch.stream).inc(len(batch))
+            self.metrics.late.labels(batch.stream).inc(int(batch.late.sum()))
+        self.reject(worker.name, rejects)
+        worker.next_offset = raw.resume_at
+        self.population.heard_from(worker, self.source.lag(raw.partition))
+        self.metrics.records.labels(raw.partition.topic).inc(len(raw))
+
+    def judge_population(self, final: bool = False) -> None:
+        """Judge what all partitions saw together, as far as the slowest of them has come."""
+        scores, alerts = self.population.advance(list(self.workers.values()), final)
+        self.act(POPULATION, scores, alerts)
+
+    def act(self, owner: str, scores: Sequence[Scores], alerts: Sequence[Alert], written_ms: int = -1) -> None:
+        """Queue alert versions, and the triggers that policy makes of them, for delivery."""
+        if self.score_log is not None:
+            self.score_log.write(scores)
+        self.outbox.put(owner, [message(alert, self.cloud_source) for alert in alerts])
+        for alert in alerts:
+            self.metrics.alerts.labels(alert.detector, alert.status).inc()
+            if written_ms >= 0:
+                self.metrics.event_to_alert_s.observe(max(0.0, time.time() - written_ms / 1000))
+            log.info("%s %s %s: %s", alert.status, alert.severity, alert.key, alert.title)
+        if self.remediation is not None:
+            self.outbox.put(owner, self.remediation.triggers(alerts, self.cloud_source), held=True)
+
+    def reject(self, owner: str, rejects: Sequence[Reject]) -> None:
+        """Count what could not be used, and queue it for the dead-letter topic."""
+        for reject in rejects:
+            self.metrics.rejected.labels(reject.reason).inc()
+            self.rejected[reject.reason] = self.rejected.get(reject.reason, 0) + 1
+        self.outbox.put(owner, [dead_letter(r) for r in rejects])
+
+    def checkpoint(self) -> None:
+        """Make everything so far permanent:
+
+        1. the population first: what it has merged it will recognise when a partition is replayed
+        2. each partition: arrays, open alerts, undelivered messages and next offset, in one file, by one rename
+        3. triggers may leave now: the intent to publish them is on disk
+        4. the source's own offsets follow, for dashboards; nothing is read from them
+        """
+        self.checkpoint_due = time.monotonic() + self.config.checkpoint.interval_s
+        if self.checkpoints is not None:
+            try:
+                size = self.checkpoints.save(POPULATION, self.population.snapshot(self.outbox.pending(POPULATION)))
+                for worker in self.workers.values():
+                    size += self.checkpoints.save(worker.name, worker.snapshot(self.outbox.pending(worker.name)))
+            except OSError as error:  # a full disk: the old checkpoint stands, the source keeps what came after it
+                log.error("checkpoint failed, trying again in %s s: %s", self.config.checkpoint.interval_s, error)
+                self.metrics.checkpoint_failures.inc()
+                return
+            self.metrics.checkpoints.inc()
+            self.metrics.checkpoint_bytes.set(size)
+        self.outbox.release_held()
+        self.source.commit({p: w.next_offset for p, w in self.workers.items() if w.next_offset >= 0})
+        self.metrics.refresh(self)
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """Partitions that are ours now: restore each, and go on reading where its checkpoint says."""
+        for partition in partitions:
+            snapshot = self._restored(str(partition))
+            limits = {"default": self.config.limits.keys}
+            worker = self.workers[partition] = Worker(partition, self.detectors, self.config.hash, snapshot, limits)
+            if worker.next_offset >= 0:
+                self.source.seek(partition, worker.next_offset)
+            self.population.heard_from(worker, None)
+            log.info("assigned %s, from %s", partition, worker.next_offset if snapshot else "the source's own offset")
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Partitions that go elsewhere: hand them over by checkpoint."""
+        if any(p in self.workers for p in partitions):
+            self.checkpoint()
+        for partition in partitions:
+            self.workers.pop(partition, None)
+            self.outbox.forget(str(partition))
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Deliver, checkpoint, leave."""
+        self.checkpoint()
+        self.outbox.flush(timeout_s)
+        self.checkpoint()
+        self.source.close()
+        self.outbox.close()
+
+    def _restored(self, name: str):  # noqa: ANN202
+        if self.checkpoints is None:
+            return None
+        snapshot, damaged = self.checkpoints.load(name, {"default": self.config.limits.keys})
+        for line in damaged:
+            log.error("damaged checkpoint, using the one before it: %s", line)
+        if snapshot is not None:
+            self.outbox.restore(name, snapshot.outbox)
+        return snapshot

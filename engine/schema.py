@@ -1,0 +1,115 @@
+"""Align: decoded rows to a checked, typed batch. What does not fit is rejected row by row, and no other row is lost.
+
+The canonical columns, their types and which are required stand in `streams.names`; here they are enforced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.batch import Batch
+from engine.state import NEVER, State
+from streams import names
+from streams.records import RawBatch, Reject, Rows
+
+TIME = pa.timestamp("us", tz="UTC")
+
+
+def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: int) -> tuple[Batch | None, list[Reject]]:
+    """Cast to canonical types, check what is required, place rows in event time.
+
+    A row is rejected when a value can't be cast, a required value is null, or its time is more than `future_us` after the record's
+    own timestamp. A row older than the stream's watermark is late: it is kept, its time is moved up to the watermark, and the
+    batch marks it. Advances the watermark, row by row, so that cutting rows into batches differently changes nothing.
+    """
+    if not rows.table.num_rows:
+        return None, []
+    table, bad = typed(rows)
+    time_us = pc.cast(table.column("time"), pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    stamped = raw.timestamps_ms[np.searchsorted(raw.offsets, rows.offsets)]
+    ahead = (stamped >= 0) & (time_us > stamped * 1000 + future_us)
+    if ahead.any():
+        note(bad, np.flatnonzero(ahead), "time", f"time is more than {future_us / 1e6:g} s after the record was written")
+    rejects = list(rejected(rows, raw, bad))
+    offsets = rows.offsets
+    if bad:
+        keep = np.setdiff1d(np.arange(table.num_rows), np.fromiter(bad, np.int64, len(bad)))
+        table, time_us, offsets = table.take(pa.array(keep)), time_us[keep], offsets[keep]
+        if not len(keep):
+            return None, rejects
+    before = state.watermarks.get(rows.stream, NEVER)
+    running = np.maximum.accumulate(np.concatenate([[before], time_us - lateness_us]))
+    state.watermarks[rows.stream] = int(running[-1])
+    bound = np.maximum(running[:-1], state.closed_us)
+    late = time_us < bound
+    return Batch(rows.stream, table, np.where(late, bound, time_us), offsets, late), rejects
+
+
+def typed(rows: Rows) -> tuple[pa.RecordBatch, dict[int, tuple[str, str]]]:
+    """The rows with canonical types, and what is wrong with which row: {row: (reason, detail)}."""
+    columns, fields, bad = [], [], {}  # type: ignore[var-annotated]
+    schema = names.COLUMNS[rows.stream]
+    for field, column in zip(rows.table.schema, rows.table.columns, strict=True):
+        known = names.column(rows.stream, field.name)
+        if known is None:
+            continue
+        if known.type is not None and not same_type(column.type, known.type):
+            column, failed = cast(column, known.type)  # noqa: PLW2901
+            note(bad, failed, "type", f"{field.name}: not {known.type}")
+        columns.append(column)
+        fields.append(pa.field(field.name, column.type))
+    present = {f.name for f in fields}
+    for name, known in schema.items():
+        if not known.required:
+            continue
+        if name not in present:
+            note(bad, np.arange(rows.table.num_rows), "schema", f"{name} is missing")
+            if name == "time":
+                columns.append(pa.nulls(rows.table.num_rows, TIME))
+                fields.append(pa.field("time", TIME))
+        elif (column := columns[[f.name for f in fields].index(name)]).null_count:
+            note(bad, np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)), "schema", f"{name} is null")
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields)), bad
+
+
+def same_type(have: pa.DataType, want: pa.DataType) -> bool:
+    """Whether a column can stay as it is: the type itself, or strings that a dictionary encodes or that have long offsets."""
+    if pa.types.is_dictionary(have):
+        return same_type(have.value_type, want)
+    text = (pa.types.is_string, pa.types.is_large_string)
+    return have == want or (any(t(have) for t in text) and any(t(want) for t in text))
+
+
+def cast(column: pa.Array, to: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+    """(column as `to`, rows that could not be cast and are null in it)."""
+    try:
+        return column.cast(to, safe=not pa.types.is_floating(to)), np.empty(0, np.int64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # some row is at fault: find out which
+    values, failed = [], []
+    for i, value in enumerate(column):
+        try:
+            values.append(value.cast(to, safe=not pa.types.is_floating(to)).as_py() if value.is_valid else None)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            values.append(None)
+            failed.append(i)
+    return pa.array(values, to), np.array(failed, np.int64)
+
+
+def note(bad: dict[int, tuple[str, str]], index: np.ndarray, reason: str, detail: str) -> None:
+    """Remember what is wrong with these rows; the first complaint about a row stands."""
+    for i in index.tolist():
+        bad.setdefault(i, (reason, detail))
+
+
+def rejected(rows: Rows, raw: RawBatch, bad: dict[int, tuple[str, str]]) -> Iterator[Reject]:
+    """Dead letters, with the original bytes of the record each row came from."""
+    for i, (reason, detail) in sorted(bad.items()):
+        offset = int(rows.offsets[i])
+        first_row = int(np.searchsorted(rows.offsets, offset))
+        record = int(np.searchsorted(raw.offsets, offset))
+        yield Reject(raw.partition, offset, reason, f"{rows.stream} row {i - first_row}: {detail}", raw.value(record), i - first_row)
