@@ -1,6 +1,7 @@
 """Find the jars of an Apache Kafka to test against, or bring them: `python kafka_home.py` (`make kafka`). Standard library only.
 
-The order: `KAFKA_BOOTSTRAP` (a broker that runs already), `KAFKA_HOME`, `../shared/kafka`, `.kafka` (what `make kafka` brought), a Docker image.
+The order: `KAFKA_BOOTSTRAP` (a broker that runs already), `KAFKA_HOME`, `../shared/kafka`, `.kafka` (what `make kafka` brought), a
+Docker image.
 """
 
 from __future__ import annotations
