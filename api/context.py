@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,8 +13,8 @@ from api.feed import ChangeFeed
 from engine.api_config import ApiConfig
 from engine.store import Store
 
-Readiness = Callable[[], Mapping[str, str]]
-"""What is not ready: {part: what is wrong}; empty when all is well."""
+Readiness = Callable[[], bool]
+"""Whether the engine beside the API takes records in."""
 
 
 @dataclass(frozen=True)

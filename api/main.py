@@ -27,8 +27,8 @@ CONSOLE = Path(__file__).parent / "console"
 VERSION = "1"
 
 
-def create_app(store: Store, settings: ApiConfig, metrics_registry: CollectorRegistry, readiness: Readiness = dict) -> FastAPI:
-    """The application. `readiness` says what is not ready, {part: what is wrong}; the store is asked besides."""
+def create_app(store: Store, settings: ApiConfig, metrics_registry: CollectorRegistry, readiness: Readiness) -> FastAPI:
+    """The application. `readiness`: whether the engine beside it works; the store is asked besides."""
     app = FastAPI(title="Telltale", version=VERSION, summary="Alerts on AI serving telemetry", docs_url=None, redoc_url=None,
                   openapi_url="/api/v1/openapi.json")  # fmt: skip
     app.state.context = Context(store, settings, metrics_registry, readiness, ChangeFeed(store))
@@ -90,7 +90,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         Server(app).run(sockets=[sock])
 
 
-def start(app: FastAPI, host: str, port: int) -> Running:
+def serve_in_thread(app: FastAPI, host: str, port: int) -> Running:
     """Serve in a thread of its own; port 0 takes a free one. Raises as `serve` does, before the thread starts."""
     sock = listening(app, host, port)
     server = Server(app)

@@ -15,11 +15,15 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from engine.store_database import StoreError, open_engine
 from engine.store_query import Filter, Order, Page, clean, conditions, cursor_condition, next_cursor
+from streams.records import Message
 
 SCHEMA_VERSION = 1
+DAY_S = 86_400
+PRUNE_EVERY_S = 3_600
 
 metadata = sa.MetaData()
 META = sa.Table(
@@ -48,10 +52,6 @@ ALERTS = sa.Table(
 )
 VERSIONED = ("sequence", "change", "written_us", "detector", "stream", "key", "tenant", "status", "severity", "incident", "onset_us",
              "last_seen_us", "search", "record")  # fmt: skip
-
-
-class StoreError(Exception):
-    """A database that can't be used as it is: the wrong kind, or another version of the schema."""
 
 
 class StoreUnavailable(ConnectionError):
@@ -193,41 +193,6 @@ class Store:
             raise StoreUnavailable(f"database {self.url}: {reason(error)}") from error
 
 
-def open_engine(url: str) -> sa.Engine:
-    """An engine for a SQLite file or a PostgreSQL server. Raises StoreError for anything else."""
-    try:
-        parsed = sa.make_url(url)
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        if parsed.get_backend_name() == "postgresql":
-            return sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 5})
-        if parsed.get_backend_name() != "sqlite":
-            raise StoreError(f"{parsed.drivername}: alerts are kept in sqlite or postgresql+psycopg")
-        if parsed.database in (None, "", ":memory:"):
-            raise StoreError("sqlite:// in memory would be a new database for each thread; name a file: sqlite:///telltale.db")
-        engine = sa.create_engine(parsed, connect_args={"timeout": 30})
-    except ArgumentError as error:
-        raise StoreError("not a database URL, which looks like sqlite:///telltale.db or postgresql+psycopg://user@host/name") from error
-    except (ImportError, NoSuchModuleError) as error:
-        raise StoreError(f"the driver is not installed ({error}); pip install 'telltale-engine[postgresql]'") from error
-    sa.event.listen(engine, "connect", _sqlite_connected)
-    sa.event.listen(engine, "begin", _sqlite_begin)
-    return engine
-
-
-def _sqlite_connected(connection: Any, _record: Any) -> None:
-    """WAL, so that readers don't wait for writers; the driver's own transaction control off, see `_sqlite_begin`."""
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _sqlite_begin(connection: sa.Connection) -> None:
-    """A transaction that will write takes the lock at once: upgrading a read lock later fails instead of waiting."""
-    immediate = connection.get_execution_options().get("telltale_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
 def reason(error: DBAPIError) -> str:
     """The driver's own words, in one line."""
     return " ".join(str(error.orig).split())
@@ -247,3 +212,23 @@ def row(record: dict[str, Any], change: int, now_us: int) -> dict[str, Any]:
 def alert(found: Any) -> dict[str, Any]:
     """A table row as a record."""
     return orjson.loads(found["record"]) | {name: found[name] for name in ("acknowledged_us", "acknowledged_by", "note")}
+
+
+class StoreSink:
+    """Writes alert messages to the store. `retention_days`: how long resolved alerts are kept after their last version (None: for ever)."""
+
+    def __init__(self, store: Store, retention_days: float | None = None):
+        self.store = store
+        self.retention_days = retention_days
+        self._pruned_at = -float("inf")
+
+    def send(self, messages: Sequence[Message]) -> set[str]:
+        """Write and confirm; one transaction for all. Raises StoreUnavailable (a ConnectionError): not now."""
+        self.store.upsert([m.record for m in messages if m.record is not None])
+        if self.retention_days is not None and time.monotonic() - self._pruned_at > PRUNE_EVERY_S:
+            self.store.prune(int((time.time() - self.retention_days * DAY_S) * 1e6))
+            self._pruned_at = time.monotonic()
+        return {m.id for m in messages}
+
+    def close(self) -> None:
+        """The store is closed by whoever opened it: the API reads it too."""

@@ -31,7 +31,7 @@ async def healthz() -> Health:
 @router.get("/readyz", summary="Can it work?", response_model=Health, responses=UNREADY)
 def readyz(parts: Parts) -> Response:
     """200, or 503 and what is wrong with which part."""
-    problems = dict(parts.readiness())
+    problems = {} if parts.readiness() else {"engine": "it has no partition to read yet"}
     try:
         parts.store.last_change()
     except StoreUnavailable:

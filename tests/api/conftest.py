@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from api.main import Running, create_app, start
+from api.main import Running, create_app, serve_in_thread
 from engine.alerts import Alert, alert_id
 from engine.api_config import ApiConfig, TokenConfig
 from engine.store import Store
@@ -44,11 +44,11 @@ def launch(store: Store) -> Iterator[Callable[..., Running]]:
     """Start a server; `tokens=True` with one of each role."""
     with ExitStack() as running:
 
-        def launched(tokens: bool = False, **options: Any) -> Running:
+        def launched(tokens: bool = False, readiness: Callable[[], bool] = lambda: True) -> Running:
             known = [TokenConfig(name=r, sha256=hashlib.sha256(t.encode()).hexdigest(), role=r) for r, t in TOKENS.items()]  # type: ignore[arg-type]
             settings = ApiConfig(tokens=tuple(known) if tokens else ())
-            app = create_app(store, settings, CollectorRegistry(), **options)
-            server = start(app, "127.0.0.1", 0)
+            app = create_app(store, settings, CollectorRegistry(), readiness)
+            server = serve_in_thread(app, "127.0.0.1", 0)
             running.callback(server.close)
             return server
 

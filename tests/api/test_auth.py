@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from api.main import Running, create_app, serve, start
+from api.main import Running, create_app, serve, serve_in_thread
 from engine.api_config import ApiConfig, TokenConfig
 from engine.store import Store
 from tests.api.conftest import TOKENS, record
@@ -45,7 +45,7 @@ def test_every_route_with_every_caller(launch: Callable[..., Running], store: St
 
 
 def test_every_route_of_the_application_is_in_that_table(store: Store) -> None:
-    described = create_app(store, ApiConfig(), CollectorRegistry()).openapi()["paths"]
+    described = create_app(store, ApiConfig(), CollectorRegistry(), lambda: True).openapi()["paths"]
     listed = {path.replace(ID, "{alert_id}") for _, path, _ in ROUTES} - {"/", "/api/v1/openapi.json"}
     assert set(described) == listed
 
@@ -72,8 +72,8 @@ def test_without_tokens_a_name_that_was_rebound_to_this_machine_is_refused(clien
 def test_listening_beyond_this_machine_needs_tokens(store: Store, host: str) -> None:
     with pytest.raises(ValidationError, match=f"tokens: at least one is required, since host {host}"):
         ApiConfig(host=host)
-    app = create_app(store, ApiConfig(), CollectorRegistry())
-    for begin in (serve, start):
+    app = create_app(store, ApiConfig(), CollectorRegistry(), lambda: True)
+    for begin in (serve, serve_in_thread):
         with pytest.raises(ValueError, match=r"api\.tokens: at least one is required"):
             begin(app, host, 0)
 
@@ -89,4 +89,4 @@ def test_configuration_refuses_what_is_not_a_hash_and_names_twice() -> None:
 def test_an_address_that_is_taken_is_an_error_at_once(launch: Callable[..., Running], store: Store) -> None:
     port = int(launch().url.rsplit(":", 1)[1])
     with pytest.raises(OSError, match="in use"):
-        start(create_app(store, ApiConfig(), CollectorRegistry()), "127.0.0.1", port)
+        serve_in_thread(create_app(store, ApiConfig(), CollectorRegistry(), lambda: True), "127.0.0.1", port)

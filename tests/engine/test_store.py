@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.alerts import Alert, alert_id, message
-from engine.store import Store, StoreError, StoreUnavailable
+from engine.store import Store, StoreSink, StoreUnavailable
+from engine.store_database import StoreError
 from engine.store_query import Filter
-from engine.store_sink import StoreSink
 from tests.support import postgres
 
 T0 = 1_763_630_043_250_000
