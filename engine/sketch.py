@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,7 +12,7 @@ class Sketch:
     """What one partition saw of one series in one pane.
 
     `pane`: floor(event time / pane length). `arrays`: named integer or fixed-point arrays that add; `values`: raw values, which
-    concatenate (a series whose reference is still being learned has nothing to bin by).
+    concatenate (a series whose reference is still being learned has nothing to bin by); `names`: what codes among the values stand for.
     """
 
     detector: str
@@ -20,6 +20,7 @@ class Sketch:
     pane: int
     arrays: dict[str, np.ndarray]
     values: np.ndarray | None = None
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def merged(sketches: list[Sketch]) -> list[Sketch]:
@@ -39,5 +40,6 @@ def merged(sketches: list[Sketch]) -> list[Sketch]:
             for name, array in member.arrays.items():
                 arrays[name] = arrays[name] + array if name in arrays else array
         values = [m.values for m in members if m.values is not None]
-        out.append(Sketch(detector, series, pane, arrays, np.sort(np.concatenate(values)) if values else None))
+        names = {code: name for m in members for code, name in m.names.items()}
+        out.append(Sketch(detector, series, pane, arrays, np.sort(np.concatenate(values)) if values else None, names))
     return out

@@ -58,15 +58,17 @@ class Missing:
             return
         slots = batch.slots(state, "device", ("host", "device"))
         columns = state.slots("metric", metrics, int(batch.time_us.max()))
-        present = np.stack([~np.isnan(batch.floats(m)) for m in metrics], axis=1)
+        present = np.zeros((len(batch), len(state.table("metric"))), np.bool_)
+        for metric, column in zip(metrics, columns.tolist(), strict=True):
+            present[:, column] = ~np.isnan(batch.floats(metric))
         gaps = fold(
-            slots, batch.time_us, present, columns, state["missing.last_us"], state["missing.interval_us"], state["missing.rows"],
+            slots, batch.time_us, present, state["missing.last_us"], state["missing.interval_us"], state["missing.rows"],
             state["missing.told"], state["missing.metric_last_us"], state["missing.metric_rows"], state["missing.metric_told"],
             self.settings.intervals, self.settings.least_s * 1e6,
         )  # fmt: skip
         returns = [
-            self._finding(state, int(slots[row]), None if column < 0 else column, last_us, interval_us, int(batch.time_us[row]))
-            for row, column, last_us, interval_us in gaps
+            self._finding(state, int(slots[row]), None if column < 0 else column, last_us, interval_us, int(batch.time_us[row]) if back else None)
+            for row, column, last_us, interval_us, back in gaps
         ]
         state.pending.setdefault(self.name, []).extend(returns)
 
@@ -84,12 +86,6 @@ class Missing:
         gone = np.flatnonzero(known & (silent > self.settings.forget_s * 1e6))
         if len(gone):
             state.release("device", [s for s in gone.tolist() if state.table("device").keys[s]])
-        metric_last = state["missing.metric_last_us"]
-        stale = (state["missing.metric_rows"] >= LEARNED) & (state["missing.metric_told"] == 0) & ~overdue[:, None] & known[:, None]
-        stale &= (last[:, None] - np.where(stale, metric_last, last[:, None])) > limit[:, None]
-        for slot, column in np.argwhere(stale).tolist():
-            state["missing.metric_told"][slot, column] = 1
-            findings.append(self._finding(state, slot, column, int(metric_last[slot, column]), interval[slot], None))
         return Judgement([self._scores(findings)] if findings else [], findings)
 
     def _limit_us(self, interval_us: float) -> float:
@@ -123,15 +119,14 @@ class Missing:
 
 
 @numba.njit(cache=True, nogil=True)
-def fold(
-    slots, time_us, present, columns, last_us, interval_us, rows, told, metric_last_us, metric_rows, metric_told, intervals, least_us
-):  # fmt: skip
-    """Fold rows in order; returns the gaps that were longer than the limit and have ended: (row, column or -1, last seen, interval).
+def fold(slots, time_us, present, last_us, interval_us, rows, told, metric_last_us, metric_rows, metric_told, intervals, least_us):
+    """Fold rows in order; returns what went missing or came back, as (row, metric or -1, last seen, usual interval, whether back).
 
-    `slots`: int32[n] device of each row; `present`: bool[n, m] which metrics it has; `columns`: int32[m] their state columns; the
-    rest is state, by device or by device and metric. A gap is no part of the interval that it is measured by.
+    `slots`: int32[n] device of each row; `present`: bool[n, m] which metrics it has; the rest is state, by device or by device and
+    metric. A gap is no part of the interval that it is measured by. A device says itself, by its rows, which metrics it goes on
+    without; its own absence shows when it returns, or to `judge`.
     """
-    ended = [(0, 0, 0, 0.0) for _ in range(0)]
+    events = [(0, 0, 0, 0.0, False) for _ in range(0)]
     for i in range(len(slots)):
         d = slots[i]
         if d < 0 or not present[i].any():
@@ -139,22 +134,21 @@ def fold(
         now = time_us[i]
         gap = now - last_us[d] if rows[d] > 0 else 0
         limit = max(intervals * interval_us[d], least_us)
-        back = rows[d] >= LEARNED and gap > limit
-        if back:
-            ended.append((i, -1, last_us[d], interval_us[d]))
+        if rows[d] >= LEARNED and gap > limit:
+            events.append((i, -1, last_us[d], interval_us[d], True))
             told[d] = 0
         elif rows[d] > 0 and gap > 0:
             interval_us[d] += (gap - interval_us[d]) / min(rows[d], 64)
-        for j in range(len(columns)):
-            if not present[i, j]:
-                continue
-            c = columns[j]
-            alone = metric_rows[d, c] >= LEARNED and last_us[d] - metric_last_us[d, c] > limit
-            if alone:
-                ended.append((i, c, metric_last_us[d, c], interval_us[d]))
-            metric_told[d, c] = 0
-            metric_rows[d, c] += 1
-            metric_last_us[d, c] = max(metric_last_us[d, c], now)
+        for c in range(present.shape[1]):
+            if present[i, c]:
+                if metric_told[d, c]:
+                    events.append((i, c, metric_last_us[d, c], interval_us[d], True))
+                metric_told[d, c] = 0
+                metric_rows[d, c] += 1
+                metric_last_us[d, c] = max(metric_last_us[d, c], now)
+            elif metric_rows[d, c] >= LEARNED and not metric_told[d, c] and last_us[d] - metric_last_us[d, c] > limit:
+                events.append((i, c, metric_last_us[d, c], interval_us[d], False))
+                metric_told[d, c] = 1
         rows[d] += 1
         last_us[d] = max(last_us[d], now)
-    return ended
+    return events

@@ -1,0 +1,67 @@
+# Each target sets up what it needs by itself, and is quick the second time. Needs: Python 3.11 or newer, and make.
+PYTHON ?= python3
+GPU ?= 1
+SECONDS ?= 60
+V := .venv
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint bench quality kafka format clean
+help:
+	@sed -n 's/^## //p' Makefile
+
+$(V)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Telltale needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(V)
+
+# what runs: the engine and what it depends on, at the versions that were tested
+$(V)/.run: $(V)/bin/python pyproject.toml constraints.txt
+	$(V)/bin/pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(V)/.test: $(V)/.run
+	$(V)/bin/pip install -q -c constraints.txt -e '.[test,lint]'
+	@touch $@
+
+$(V)/.test-gpu: $(V)/.test
+	$(V)/bin/pip install -q -c constraints.txt torch
+	$(V)/bin/pip install -q -c constraints.txt triton
+	@touch $@
+
+## make demo [SECONDS=60]   the main job on real inference and a simulated fleet; the console at the printed address
+demo: $(V)/.run
+	$(V)/bin/telltale demo --seconds $(SECONDS)
+
+ifeq ($(GPU),0)
+TEST_ENV := $(V)/.test
+else
+TEST_ENV := $(V)/.test-gpu
+endif
+
+## make test [GPU=0]        all tests but the long suites; GPU=0 leaves out the interpreted GPU kernels
+test: $(TEST_ENV) kafka
+	$(V)/bin/python -m pytest -m "not slow" $(if $(filter 0,$(GPU)),--no-gpu-code) $(ARGS)
+
+## make lint                ruff and mypy
+lint: $(V)/.test
+	$(V)/bin/ruff check .
+	$(V)/bin/ruff format --check .
+	$(V)/bin/mypy
+
+format: $(V)/.test
+	$(V)/bin/ruff check --fix .
+	$(V)/bin/ruff format .
+
+## make bench               how fast the kernels and the engine are, against limits measured in the same run
+bench: $(V)/.test
+	$(V)/bin/python -m benchmarks
+
+## make quality             how well the detectors detect, on the data in ../shared/data
+quality: $(V)/.test
+	$(V)/bin/python -m benchmarks.quality
+
+## make kafka               bring Kafka's jars for the tests, where no Kafka is found and Maven is there
+kafka:
+	@$(PYTHON) tests/support/kafka_home.py
+
+clean:
+	rm -rf $(V) .kafka .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,286 @@
+"""Drift: does a model's traffic still look like its reference? One histogram test per (model, feature), judged on all partitions.
+
+observe   bins each feature by the reference's frozen edges, per pane of event time (raw values while the reference is learned)
+merge     adds the panes of all partitions; a window closes when it has 256, 1,024 or 4,096 rows (three windows run side by side)
+judge     G-test of window against reference. Real traffic wanders by itself: how much is learned from blocks of the reference
+          (a between-block variance tau, as in Rao and Scott 1981), and the p-value is that of G / (1 + n tau). An alarm needs
+          p < alpha, which follows from the false-alarm budget, and a population stability index over a floor, net of its bias
+
+Fails when the reference is not representative (learned during an incident), and is blind to a change that keeps every feature's
+own distribution. Score: -log10 p, higher is more anomalous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+from scipy import stats
+
+from engine.batch import Batch
+from engine.detectors.drift_reference import BINS, KEPT_PER_PANE, Reference, category_code, learn, table_of
+from engine.finding import Context, Finding, Judgement, Scores, Settings
+from engine.sketch import Sketch
+from engine.state import ArraySpec, State
+
+SCALES = (256, 1024, 4096)
+LEARNING_PANES = 8
+NAMES_KEPT = 64
+NUMERIC = (
+    "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "max_tokens", "temperature", "top_p", "duration_s", "ttft_s",
+    "confidence",
+)  # fmt: skip
+CATEGORICAL = ("operation", "finish_reason", "error", "predicted")
+
+
+class DriftSettings(Settings):
+    """`reference_rows`: rows of a series that its reference is learned from, where no baseline gives it; `psi_floor`: least effect.
+    `features`: columns to watch besides `feature.*` (default: tokens, parameters, durations, confidence, categories).
+    `max_series`: series learned at most; rows of further ones are counted and left out."""
+
+    reference_rows: int = Field(2048, ge=256)
+    psi_floor: float = Field(0.1, ge=0)
+    quiet_s: float = Field(3600.0, gt=0)
+    features: tuple[str, ...] = ()
+    max_series: int = Field(5000, gt=0)
+
+
+class Drift:
+    """Distribution drift of inference traffic. The population's state: a reference and three windows per series."""
+
+    name: ClassVar[str] = "drift"
+    streams: ClassVar[tuple[str, ...]] = ("inference",)
+
+    def __init__(self, settings: DriftSettings, context: Context):
+        self.settings = settings
+        self.budget = context.budget
+        self.pane_us = context.pane_us
+        self.references: dict[str, Reference] = {
+            series: Reference.of(record) for series, record in context.baseline.get(self.name, {}).items()
+        }
+
+    def arrays(self) -> Sequence[ArraySpec]:
+        return (ArraySpec("drift.counts", "int64", ("drift.pane", BINS)),)
+
+    def population_arrays(self) -> Sequence[ArraySpec]:
+        return (
+            ArraySpec("drift.window", "int64", ("drift.series", len(SCALES), BINS)),
+            ArraySpec("drift.since_us", "int64", ("drift.series", len(SCALES)), 0),
+        )
+
+    def observe(self, batch: Batch, state: State) -> None:
+        """Bin the rows by series and pane; late rows are left out, their panes are closed."""
+        rows = np.flatnonzero(~batch.late)
+        if not len(rows):
+            return
+        model_codes, models = batch.keys(("model",))
+        pane = batch.time_us // self.pane_us
+        for code in np.unique(model_codes[rows]).tolist():
+            mine = rows[model_codes[rows] == code]
+            panes, of_row = np.unique(pane[mine], return_inverse=True)
+            for feature in self._features(batch):
+                self._observe_feature(batch, state, f"{models[code]}/{feature}", feature, mine, panes, of_row)
+
+    def _features(self, batch: Batch) -> list[str]:
+        wanted = self.settings.features or (*NUMERIC, *CATEGORICAL)
+        return [c for c in batch.table.schema.names if c in wanted or c.startswith("feature.")]
+
+    def _observe_feature(
+        self, batch: Batch, state: State, series: str, feature: str, rows: np.ndarray, panes: np.ndarray, of_row: np.ndarray
+    ) -> None:
+        values, names = feature_values(batch, feature)
+        values = values[rows]
+        reference = self.references.get(series)
+        if reference is None:
+            known = state.records.setdefault("drift.names", {})
+            if series not in known and len(known) >= self.settings.max_series:
+                state.records["drift.refused"] = state.records.get("drift.refused", 0) + len(rows)
+                return
+            known.setdefault(series, {}).update(dict(list(names.items())[:NAMES_KEPT]))
+            kept = state.arrays.setdefault(f"drift.values/{series}", np.empty((0, 2)))
+            state.arrays[f"drift.values/{series}"] = np.concatenate([kept, np.column_stack([panes[of_row], values])])
+            return
+        now_us = int(batch.time_us.max())
+        slots = state.slots("drift.pane", [f"{p}\x00{series}" for p in panes.tolist()], now_us)
+        reference.fold(values, slots[of_row], state["drift.counts"])
+
+    def collect(self, state: State, before_us: int) -> list[Sketch]:
+        """Sketches of the panes that end by then; their slots are free again."""
+        before = before_us // self.pane_us
+        sketches, done = [], []
+        for key, slot in state.table("drift.pane").index.items():
+            pane, series = key.split("\x00", 1)
+            if int(pane) < before:
+                sketches.append(Sketch(self.name, series, int(pane), {"counts": state["drift.counts"][slot].copy()}))
+                done.append(slot)
+        state.release("drift.pane", done)
+        for name in [n for n in state.arrays if n.startswith("drift.values/")]:
+            kept = state.arrays[name]
+            closed = kept[:, 0] < before
+            for pane in np.unique(kept[closed, 0]).tolist():
+                values = kept[kept[:, 0] == pane, 1]
+                series = name.removeprefix("drift.values/")
+                sketches.append(Sketch(self.name, series, int(pane), {}, values, state.records["drift.names"].get(series, {})))
+            state.arrays[name] = kept[~closed]
+            if not len(state.arrays[name]):
+                del state.arrays[name]
+        return sketches
+
+    def merge(self, sketches: Sequence[Sketch], state: State) -> None:
+        """Add merged panes, oldest first, to what is being learned or to the windows; full windows go to `judge`."""
+        self._restore_references(state)
+        for sketch in sketches:
+            end_us = (sketch.pane + 1) * self.pane_us
+            counts = sketch.arrays.get("counts", np.zeros(BINS, np.int64))
+            if sketch.values is not None:
+                reference = self.references.get(sketch.series)
+                if reference is None:
+                    reference = self._learn(state, sketch)
+                    if reference is None:
+                        continue
+                    self._start(state, sketch.series, end_us)
+                    continue
+                counts = counts + reference.histogram(sketch.values)
+            self._add(state, sketch.series, counts, end_us)
+
+    def _learn(self, state: State, sketch: Sketch) -> Reference | None:
+        name = f"drift.learning/{sketch.series}"
+        kept = state.arrays.get(name, np.empty((0, 2)))
+        values = thinned(sketch)
+        kept = np.concatenate([kept, np.column_stack([np.full(len(values), sketch.pane), values])])
+        state.records.setdefault("drift.names", {}).setdefault(sketch.series, {}).update(sketch.names)
+        if len(kept) < self.settings.reference_rows or len(np.unique(kept[:, 0])) < LEARNING_PANES:
+            state.arrays[name] = kept
+            return None
+        state.arrays.pop(name, None)
+        reference = self.references[sketch.series] = learn(kept[:, 1], kept[:, 0])
+        reference.names = state.records.get("drift.names", {}).pop(sketch.series, {})
+        state.records.setdefault("drift.references", {})[sketch.series] = reference.record()
+        return reference
+
+    def _restore_references(self, state: State) -> None:
+        for series, record in state.records.get("drift.references", {}).items():
+            if series not in self.references:
+                self.references[series] = Reference.of(record)
+
+    def _start(self, state: State, series: str, at_us: int) -> int:
+        known = series in state.table("drift.series").index
+        slot = int(state.slots("drift.series", [series], at_us)[0])
+        if not known:
+            state["drift.since_us"][slot] = at_us
+        return slot
+
+    def _add(self, state: State, series: str, counts: np.ndarray, end_us: int) -> None:
+        slot = self._start(state, series, end_us - self.pane_us)
+        window, since = state["drift.window"][slot], state["drift.since_us"][slot]
+        window += counts
+        for i, scale in enumerate(SCALES):
+            if window[i].sum() >= scale:
+                state.pending.setdefault(self.name, []).append((series, scale, int(since[i]), end_us, window[i].copy()))
+                window[i] = 0
+                since[i] = end_us
+
+    def judge(self, state: State, now_us: int) -> Judgement:
+        """Test the windows that are full."""
+        full = state.pending.pop(self.name, [])
+        if not full:
+            return Judgement()
+        shared = max(1, len(state.table("drift.series").index)) * len(SCALES)
+        rows: list[tuple[str, int, float, float, bool, int]] = []
+        findings = []
+        for series, scale, since_us, end_us, window in full:
+            said = test(self.references[series], window)
+            alpha = self.budget.alpha("drift", end_us - since_us, shared)
+            score, threshold = -said["log10_p"], -np.log10(alpha)
+            alarm = bool(score > threshold and said["psi_net"] >= self.settings.psi_floor)
+            rows.append((series, end_us, score, threshold, alarm, scale))
+            if alarm:
+                findings.append(self._finding(series, since_us, end_us, score, threshold, window, said))
+        return Judgement(scores(self.name, rows), findings)
+
+    def _finding(
+        self, series: str, since_us: int, end_us: int, score: float, threshold: float, window: np.ndarray, said: dict[str, Any]
+    ) -> Finding:
+        model, feature = series.rsplit("/", 1)
+        reference = self.references[series]
+        evidence = {k: v for k, v in said.items() if k != "log10_p"}
+        evidence |= {"window": {"from_us": since_us, "to_us": end_us, "rows": int(window.sum())}, "histogram": table_of(reference, window)}
+        return Finding(
+            self.name, "inference", series, end_us, end_us, "warning" if said["psi_net"] < 0.5 else "error",
+            title=f"{feature} of {model} drifted from its reference",
+            summary=f"PSI {said['psi']:.2f} over {int(window.sum())} rows (p = {10 ** -min(score, 300):.1e}); {said['change']}.",
+            score=score, threshold=threshold, p_value=10 ** -min(score, 300), evidence=evidence,
+            labels={"model": model, "feature": feature}, tags=("AISVS 13.4",), quiet_us=int(self.settings.quiet_s * 1e6),
+        )  # fmt: skip
+
+
+def feature_values(batch: Batch, feature: str) -> tuple[np.ndarray, dict[str, str]]:
+    """(float64[n], names): numbers as they are, categories as stable codes, NaN where null; `names`: what each code stands for."""
+    if not is_text(batch.array(feature).type):
+        return batch.floats(feature).astype(np.float64), {}
+    codes, values = batch.codes(feature)
+    numbers = np.array([np.nan if v is None else category_code(v) for v in values])
+    names = {str(int(c)): str(v) for c, v in zip(numbers, values, strict=True) if v is not None}
+    return (numbers[codes] if len(numbers) else np.full(len(batch), np.nan)), names
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds categories."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def thinned(sketch: Sketch) -> np.ndarray:
+    """At most 4,096 of a pane's values, chosen by series and pane alone (the values are sorted, so their order of arrival is gone)."""
+    values = sketch.values if sketch.values is not None else np.empty(0)
+    if len(values) <= KEPT_PER_PANE:
+        return values
+    seed = int(category_code(f"{sketch.series}/{sketch.pane}"))
+    return values[np.random.default_rng(seed).choice(len(values), KEPT_PER_PANE, replace=False)]
+
+
+def test(reference: Reference, window: np.ndarray) -> dict[str, Any]:
+    """G-test of a window's bin counts against the reference's, with the distances people know, all from the same two histograms."""
+    keep = (reference.counts + window) > 0
+    a, b = reference.counts[keep].astype(np.float64), window[keep].astype(np.float64)
+    m, n = a.sum(), b.sum()
+    pooled = (a + b) / (m + n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        g = 2 * (np.where(a > 0, a * np.log(a / (m * pooled)), 0).sum() + np.where(b > 0, b * np.log(b / (n * pooled)), 0).sum())
+    df = max(1, int(keep.sum()) - 1)
+    wander = 1 + reference.tau * m * n / (m + n)
+    p, q = (a + 0.5) / (m + 0.5 * len(a)), (b + 0.5) / (n + 0.5 * len(b))
+    psi = float(((q - p) * np.log(q / p)).sum())
+    mean = (p + q) / 2
+    return {
+        "log10_p": float(stats.chi2.logsf(g / wander, df) / np.log(10)),
+        "g": float(g), "degrees_of_freedom": df, "wander": float(wander),
+        "psi": psi, "psi_net": psi - df * (1 / n + 1 / m) - df * reference.tau,
+        "jensen_shannon": float(np.sqrt(max(0.0, ((p * np.log(p / mean) + q * np.log(q / mean)) / 2).sum() / np.log(2)))),
+        "total_variation": float(np.abs(p - q).sum() / 2),
+        "change": reference.change(window),
+    }  # fmt: skip
+
+
+def scores(name: str, rows: list[tuple[str, int, float, float, bool, int]]) -> list[Scores]:
+    """Score rows: one block for the detector (the worst scale at each instant), one per scale as its part."""
+    keys = sorted({r[0] for r in rows})
+    index = {k: i for i, k in enumerate(keys)}
+
+    def block(detector: str, chosen: list[tuple[str, int, float, float, bool, int]]) -> Scores:
+        return Scores(
+            detector, "inference", keys, np.array([index[r[0]] for r in chosen], np.int32), np.array([r[1] for r in chosen], np.int64),
+            np.array([r[2] for r in chosen]), np.array([r[3] for r in chosen]), np.array([r[4] for r in chosen], np.bool_),
+        )  # fmt: skip
+
+    worst: dict[tuple[str, int], tuple[str, int, float, float, bool, int]] = {}
+    for row in rows:
+        held = worst.get(row[:2])
+        if held is None or (row[4], row[2] - row[3]) > (held[4], held[2] - held[3]):
+            worst[row[:2]] = row
+    blocks = [block(name, list(worst.values()))]
+    return blocks + [block(f"{name}.rows_{s}", part) for s in SCALES if (part := [r for r in rows if r[5] == s])]

@@ -1,0 +1,89 @@
+"""From a configuration to parts that run: detectors, formats, sinks, and the engine over a source. Straight line, no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine import config as configuration
+from engine.baseline import Baseline
+from engine.checkpoint import Checkpoints
+from engine.config import Config, ConfigError, FileSinkConfig, KafkaSinkConfig, resolved_options
+from engine.detectors import DETECTORS
+from engine.evidence import Budget
+from engine.finding import Context, Detector
+from engine.metrics import Metrics
+from engine.outbox import Outbox, Route
+from engine.remediate import Remediation
+from engine.run import Engine
+from engine.store import Store, StoreSink
+from streams.decode import Format
+from streams.sinks import AlertmanagerSink, FileSink, KafkaSink, WebhookSink
+from streams.sources import KafkaSource, Source
+
+EVERYTHING = frozenset({"alert", "trigger", "dead_letter"})
+
+
+def make_detectors(config: Config) -> dict[str, Detector]:
+    """The detectors that the configuration switches on, each with the false-alarm budget and its part of the baseline."""
+    baseline = Baseline.load(config.baseline).parts if config.baseline else {}
+    context = Context(Budget(config.false_alarms_per_week), config.pane_us, baseline)
+    chosen = {name: getattr(config.detectors, name) for name in DETECTORS}
+    return {name: DETECTORS[name].make(settings, context) for name, settings in chosen.items() if settings is not None}
+
+
+def make_formats(config: Config) -> dict[str, Format]:
+    """How each topic of the source is read."""
+    if config.source is None:
+        return {}
+    topics = config.source.kafka.topics
+    return {t.name: Format(t.stream, t.encoding, t.principal, config.limits.record_bytes) for t in topics}
+
+
+def make_routes(config: Config, store: Store | None) -> list[Route]:
+    """Where messages go: the store, and every configured sink."""
+    routes = [Route("store", StoreSink(store), frozenset({"alert"}))] if store else []
+    for name, sink in config.sinks.items():
+        key = f"sinks.{name}"
+        if isinstance(sink, KafkaSinkConfig):
+            topics = {"alert": sink.alerts, "trigger": sink.triggers, "dead_letter": sink.dead_letters}
+            wanted = {kind: topic for kind, topic in topics.items() if topic}
+            options = resolved_options(sink.options, f"{key}.options")
+            routes.append(Route(name, KafkaSink(sink.bootstrap, wanted, options), frozenset(wanted)))
+        elif isinstance(sink, FileSinkConfig):
+            routes.append(Route(name, FileSink(sink.path), frozenset(sink.kinds)))
+        else:
+            make = WebhookSink if sink.type == "webhook" else AlertmanagerSink
+            headers = resolved_options(sink.headers, f"{key}.headers")
+            routes.append(Route(name, make(sink.url, headers, sink.timeout_s), frozenset({"alert"})))
+    return routes
+
+
+def make_remediation(config: Config) -> Remediation | None:
+    """The policies with their key, if there are any."""
+    settings = config.remediation
+    if not settings.policies or settings.signing_key is None:
+        return None
+    pem = configuration.secret(settings.signing_key, "remediation.signing_key").encode()
+    return Remediation(settings.policies, pem, settings.expires_s)
+
+
+def make_kafka_source(config: Config) -> KafkaSource:
+    """The consumer of the configured topics. Raises ConfigError when there is none."""
+    if config.source is None:
+        raise ConfigError("source: nothing to read from; `source.kafka` names a broker and topics")
+    kafka = config.source.kafka
+    options = resolved_options(kafka.options, "source.kafka.options")
+    return KafkaSource(kafka.bootstrap, kafka.group, [t.name for t in kafka.topics], options, raw=kafka.raw)
+
+
+def make_engine(config: Config, source: Source, store: Store | None, formats: Mapping[str, Format] | None = None, **more: Any) -> Engine:
+    """An engine that serves: outbox threads, checkpoints, remediation. `more` overrides parts (tests, demo)."""
+    metrics = more.pop("metrics", None) or Metrics()
+    outbox = Outbox(make_routes(config, store), config.limits.outbox_messages)
+    parts: dict[str, Any] = {"checkpoints": Checkpoints(config.checkpoint.dir), "remediation": make_remediation(config)} | more
+    engine = Engine(config, make_detectors(config), source, formats or make_formats(config), outbox, metrics, **parts)
+    source.on_change(engine.assigned, engine.revoked)
+    return engine
+
+
