@@ -47,7 +47,8 @@ NUMBERS: dict[str, tuple[int | range, ...]] = {
 }  # fmt: skip
 
 MEANINGS = {
-    8: "GPU stopped processing", 13: "Graphics engine exception", 31: "GPU memory page fault", 32: "Invalid or corrupted push buffer stream",
+    8: "GPU stopped processing", 13: "Graphics engine exception", 31: "GPU memory page fault",
+    32: "Invalid or corrupted push buffer stream",
     38: "Driver firmware error", 43: "GPU stopped processing", 44: "Graphics engine fault during context switch",
     45: "Preemptive clean-up, due to previous errors", 46: "GPU stopped processing", 48: "Double-bit ECC error",
     54: "Auxiliary power is not connected to the GPU board", 62: "Internal micro-controller halt",
