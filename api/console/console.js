@@ -52,12 +52,11 @@ function row(alert, isNews) {
     "aria-selected": String(alert.id === selected), class: isNews ? "news" : null,
   },
     html("td", {}, html("span", { class: "severity" }, alert.severity)),
-    html("td", { class: "what" }, alert.title),
-    html("td", { class: "where", title: alert.key }, alert.key),
+    html("td", { class: "what" }, html("b", {}, alert.title), html("span", {}, alert.key)),
     html("td", {}, clock(alert.onset)),
     html("td", {}, lasted > 0 ? duration(lasted) : "–"),
     html("td", { class: "number" }, number(alert.peak_score)),
-    html("td", {}, alert.acknowledgement ? `seen by ${alert.acknowledgement.by}` : alert.status === "resolved" ? "resolved" : ""));
+    html("td", {}, alert.acknowledgement ? `seen by ${alert.acknowledgement.by}` : alert.status));
   line.addEventListener("click", () => attempt(() => open(alert.id)));
   line.addEventListener("keydown", (event) => event.key === "Enter" && attempt(() => open(alert.id)));
   return line;

@@ -30,5 +30,6 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
-export const clock = (text) =>
-  new Date(text).toLocaleString(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+// A time of day, of an RFC 3339 text or of milliseconds since the epoch.
+export const clock = (when) =>
+  new Date(when).toLocaleString(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });

@@ -1,9 +1,11 @@
 // Evidence as people read it: numbers side by side become bars, sequences become lines, the rest is listed by name.
 
-import { html, number, svg } from "./elements.js";
+import { clock, html, number, svg } from "./elements.js";
 
 const WIDTH = 560;
 const isNumber = (value) => typeof value === "number" || value === null;
+// Event times are microseconds since the epoch; a small number of microseconds is a length of time.
+const isTime = (name, value) => name.endsWith("_us") && value > 1e14;
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
 export function evidence(record) {
@@ -15,7 +17,7 @@ export function evidence(record) {
     if (chart) parts.push(chart);
     else if (isObject(value)) parts.push(html("h3", {}, title), ...evidence(value));
     else if (Array.isArray(value) && value.some(isObject)) parts.push(html("h3", {}, title), html("pre", {}, JSON.stringify(value, null, 1)));
-    else facts.append(html("dt", {}, title), html("dd", {}, plain(value)));
+    else facts.append(html("dt", {}, title.replace(/ us$/, "")), html("dd", {}, isTime(name, value) ? clock(value / 1000) : plain(value)));
   }
   if (!facts.childElementCount) parts.shift();
   return parts;
