@@ -66,6 +66,7 @@ class RawBatch:
         offsets: np.ndarray | None = None,
         timestamps_ms: np.ndarray | None = None,
         headers: Sequence[Headers] | None = None,
+        next_offset: int = -1,
     ) -> RawBatch:
         """Gather separate values into one buffer.
 
@@ -80,7 +81,7 @@ class RawBatch:
         if timestamps_ms is None:
             timestamps_ms = np.full(len(values), -1, np.int64)
         data = values[0] if len(values) == 1 else b"".join(values)
-        return cls(partition, data, starts, ends, offsets, timestamps_ms, headers)
+        return cls(partition, data, starts, ends, offsets, timestamps_ms, headers, next_offset)
 
 
 @dataclass(frozen=True)

@@ -172,4 +172,6 @@ def time_us(value: Any) -> int:
 
 def shown(value: Any) -> str:
     """A short form for a message; text is not repeated, it may be somebody's content."""
-    return {str: "text", list: "a list", dict: "an object"}.get(type(value)) or repr(value)
+    if isinstance(value, str):
+        return "text"
+    return "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else repr(value)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from streams.records import Partition, RawBatch
-
-Change = Callable[[Sequence[Partition]], None]
+from streams.sources.source import Change
 
 
 @dataclass

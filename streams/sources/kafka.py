@@ -1,0 +1,208 @@
+"""Kafka: a member of a consumer group. Offsets are kept in our checkpoints; those committed to Kafka only follow, for dashboards."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+from kafka.future import Future
+
+from streams.records import Partition, RawBatch
+from streams.sources import kafka_raw
+from streams.sources.source import Change, SourceUnavailable
+
+log = logging.getLogger(__name__)
+
+DEFAULTS: Mapping[str, Any] = {
+    "auto_offset_reset": "earliest",
+    "fetch_max_bytes": 32 << 20,
+    "max_partition_fetch_bytes": 8 << 20,
+    "fetch_max_wait_ms": 100,
+    "receive_buffer_bytes": 1 << 20,
+    "bootstrap_timeout_ms": 15_000,
+    "reconnect_backoff_max_ms": 5_000,
+    "allow_auto_create_topics": False,
+    "metrics_enabled": False,
+}
+RECORDS_A_POLL = 20_000
+BATCHES_A_POLL = 2_000
+CLOSE_TIMEOUT_MS = 5_000
+
+
+class KafkaSource:
+    """Topics of one cluster, shared with the other members of `group`.
+
+    `options` goes to kafka-python's consumer as it is (`security_protocol`, `sasl_*`, `ssl_*`, `group_instance_id`,
+    `partition_assignment_strategy`, ...) over our `DEFAULTS`. `raw`: take record batches whole, without an object per record, where
+    kafka-python is the version this was tested with. A broker that is away later is tried again for ever, with growing pauses.
+    Raises SourceUnavailable when no broker answers at the start, ValueError for an option that the client does not have.
+    """
+
+    def __init__(self, bootstrap: str, group: str, topics: Sequence[str], options: Mapping[str, Any] | None = None, raw: bool = True):
+        settings = {**DEFAULTS, **(options or {}), "enable_auto_commit": False}
+        try:
+            self._consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","), group_id=group, **settings)
+        except kafka_errors.KafkaConfigurationError as error:
+            raise ValueError(f"Kafka consumer: {error}") from error
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise SourceUnavailable(f"no Kafka broker answers at {bootstrap}: {error or type(error).__name__}") from error
+        self.raw = raw and kafka_raw.install(self._consumer)
+        self._topics = list(topics)
+        self._changes: queue.SimpleQueue[tuple[str, list[TopicPartition], Future]] = queue.SimpleQueue()
+        self._on_assigned: Change = lambda partitions: None
+        self._on_revoked: Change = lambda partitions: None
+        self._paused = False
+        self._closing = False
+        self._highwater: dict[Partition, int] = {}
+        self._trouble = ""
+
+    def on_change(self, assigned: Change, revoked: Change) -> None:
+        """Join the group. The client reports changes in its own thread; they are handed on in ours, inside `poll`, and the rebalance
+        waits for that."""
+        self._on_assigned, self._on_revoked = assigned, revoked
+        self._consumer.subscribe(topics=self._topics, listener=Listener(self))
+
+    def poll(self, timeout_s: float, max_bytes: int) -> list[RawBatch]:
+        """Records that have come, at most about `fetch_max_bytes` in all; RawBatches of at most about `max_bytes` each."""
+        self._hand_on_changes()
+        limit = BATCHES_A_POLL if self.raw else RECORDS_A_POLL
+        try:
+            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=limit)
+        except kafka_errors.KafkaError as error:
+            if not (error.retriable or isinstance(error, kafka_errors.KafkaConnectionError)):
+                raise
+            self._tell(error)
+            return []
+        self._hand_on_changes()
+        assigned = self._consumer.assignment()
+        batches: list[RawBatch] = []
+        for place, records in polled.items():
+            if place not in assigned:
+                continue  # revoked while we were waiting: whoever has it now reads these again
+            partition = Partition(place.topic, place.partition)
+            if self.raw:
+                batches += kafka_raw.raw_batches(partition, records, max_bytes)
+            else:
+                batches.append(stock_batch(partition, records, self._consumer.position(place)))
+        if batches:
+            self._trouble = ""
+        return batches
+
+    def pause(self) -> None:
+        """Fetch nothing more until `resume`."""
+        if not self._paused:
+            self._paused = True
+            self._consumer.pause(*self._consumer.assignment())
+
+    def resume(self) -> None:
+        """Go on fetching."""
+        if self._paused:
+            self._paused = False
+            self._consumer.resume(*self._consumer.paused())
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Read that offset next; one that the topic no longer has becomes the oldest that it has (`auto_offset_reset`)."""
+        self._consumer.seek(TopicPartition(partition.topic, partition.number), offset)
+
+    def lag(self, partition: Partition) -> int | None:
+        """Records not read yet, as of the last fetch."""
+        place = TopicPartition(partition.topic, partition.number)
+        state = self._consumer._subscription.assignment.get(place)
+        if state is None or state.highwater is None or state.position is None:
+            return None
+        return max(0, state.highwater - state.position.offset)
+
+    def positions(self) -> dict[Partition, int]:
+        """The offset read next of each assigned partition, where it is known."""
+        states = self._consumer._subscription.assignment.items()
+        return {Partition(p.topic, p.partition): s.position.offset for p, s in states if s.position is not None}
+
+    def end_offsets(self) -> dict[Partition, int]:
+        """One past the last record of each assigned partition, asked from the broker. Raises TimeoutError when it does not answer."""
+        try:
+            ends = self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=CLOSE_TIMEOUT_MS)
+        except kafka_errors.KafkaTimeoutError as error:
+            raise TimeoutError("the broker does not tell its end offsets") from error
+        return {Partition(p.topic, p.partition): offset for p, offset in ends.items()}
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Send offsets to Kafka without waiting. A failure is logged only: nothing is read from them."""
+        assigned = self._consumer.assignment()
+        wanted = {TopicPartition(p.topic, p.number): OffsetAndMetadata(o, "", -1) for p, o in offsets.items()}
+        wanted = {place: offset for place, offset in wanted.items() if place in assigned}
+        if wanted:
+            self._consumer.commit_async(wanted, callback=self._committed)
+
+    def close(self) -> None:
+        """Hand over the partitions, commit nothing more, leave the group."""
+        if self._closing:
+            return
+        self._closing = True
+        places = self._consumer.assignment()
+        if places:
+            self._on_revoked([Partition(p.topic, p.partition) for p in sorted(places)])
+        self._consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
+
+    def _hand_on_changes(self) -> None:
+        """Tell of partitions that came or went, and let the rebalance that waits for it go on."""
+        while True:
+            try:
+                kind, places, done = self._changes.get_nowait()
+            except queue.Empty:
+                return
+            partitions = [Partition(p.topic, p.partition) for p in sorted(places)]
+            try:
+                if kind == "assigned":
+                    self._on_assigned(partitions)
+                    if self._paused:
+                        self._consumer.pause(*places)
+                else:
+                    self._on_revoked(partitions)
+            finally:
+                self._consumer._client._manager._net.call_soon_threadsafe(lambda done=done: done.success(None))
+
+    def _committed(self, offsets: Any, response: Any) -> None:
+        if isinstance(response, Exception):
+            log.warning("offsets could not be committed: %s", response)
+
+    def _tell(self, error: Exception) -> None:
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.warning("Kafka: %s; trying again", error or type(error).__name__)
+
+
+class Listener(AsyncConsumerRebalanceListener):
+    """Passes changes to the thread that polls, and waits, without stopping heartbeats, until it has dealt with them."""
+
+    def __init__(self, source: KafkaSource):
+        self._source = source
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        await self._pass_on("assigned", assigned)
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        await self._pass_on("revoked", revoked)
+
+    async def _pass_on(self, kind: str, places: Sequence[TopicPartition]) -> None:
+        if places and not self._source._closing:
+            done = Future()
+            self._source._changes.put((kind, list(places), done))
+            await done
+
+
+def stock_batch(partition: Partition, records: Sequence[Any], position: int) -> RawBatch:
+    """kafka-python's own records as one batch. A record without a value has an empty one."""
+    return RawBatch.of(
+        partition,
+        [r.value or b"" for r in records],
+        offsets=np.fromiter((r.offset for r in records), np.int64, len(records)),
+        timestamps_ms=np.fromiter((r.timestamp for r in records), np.int64, len(records)),
+        headers=[tuple((k, v or b"") for k, v in r.headers) for r in records] if any(r.headers for r in records) else None,
+        next_offset=position,
+    )

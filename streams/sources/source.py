@@ -1,0 +1,44 @@
+"""What every source can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from streams.records import Partition, RawBatch
+
+Change = Callable[[Sequence[Partition]], None]
+
+
+class SourceUnavailable(ConnectionError):
+    """The source can't be reached at the start; the message says what was tried."""
+
+
+class Source(Protocol):
+    """Somewhere records come from. All verbs are called from one thread, and callbacks are called in that thread, inside `poll`."""
+
+    def on_change(self, assigned: Change, revoked: Change) -> None:
+        """Whom to tell of partitions that are ours now, before any of their records, and of those that go elsewhere."""
+
+    def poll(self, timeout_s: float, max_bytes: int) -> list[RawBatch]:
+        """Records that have come, in offset order within a partition; waits up to `timeout_s` when there are none."""
+        ...
+
+    def pause(self) -> None:
+        """Give nothing until `resume`; membership is kept up by polling."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Read that offset next."""
+
+    def lag(self, partition: Partition) -> int | None:
+        """Records between our position and the end; None where that is not known yet."""
+        ...
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Tell the source how far we are, for whoever looks there."""
+
+    def close(self) -> None:
+        """Give up all partitions and leave."""
