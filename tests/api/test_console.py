@@ -29,8 +29,11 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page on which any script error or refused resource fails the test, and which may reach nothing but the server."""
+def page(browser: Any, launch: Callable[..., Running]) -> Iterator[Any]:
+    """A page on which any script error or refused resource fails the test, and which may reach nothing but the server.
+
+    It is closed before the server is, which is why it asks for `launch`.
+    """
     opened = browser.new_page()
     opened.set_default_timeout(20_000)
     complaints: list[str] = []
