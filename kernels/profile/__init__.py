@@ -14,7 +14,7 @@ end of the grid, and for 2**42 within the reference's range.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Profile(NamedTuple):
 class Summary(NamedTuple):
     """Per series, float64[S] each: finite values, their mean, variance (of the population, not the sample), least, greatest."""
 
-    count: np.ndarray
+    finite: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
     low: np.ndarray
@@ -50,7 +50,9 @@ def empty(series: int, width: int = 32) -> Profile:
     return Profile(counts, np.zeros((series, 4), np.int64), np.tile([np.inf, -np.inf], (series, 1)))
 
 
-def profile(values, slots, edges: Edges, state: Profile, *, valid=None, first_bit: int = 0, edge_rows=None) -> Profile:
+def profile(
+    values: Any, slots: Any, edges: Edges, state: Profile, *, valid: Any = None, first_bit: int = 0, edge_rows: Any = None
+) -> Profile:
     """Fold values into the state of their series, in place, and return it.
 
     values: float32 or float64, C-contiguous; other numbers and booleans are converted (8 and 16 bits to float32, wider ones to
@@ -69,7 +71,7 @@ def profile(values, slots, edges: Edges, state: Profile, *, valid=None, first_bi
     ([1, 1, 1, 0, 1, 1, 1], [-1.0, 9.0])
     """
     if type(values).__module__.partition(".")[0] == "torch":
-        from kernels.profile import gpu
+        from kernels.profile import gpu  # needs torch
 
         return gpu.profile(values, slots, edges, state, valid=valid, first_bit=first_bit, edge_rows=edge_rows)
     from kernels.profile import cpu
@@ -81,14 +83,14 @@ def profile(values, slots, edges: Edges, state: Profile, *, valid=None, first_bi
         if len(edges) not in (1, rows):
             raise ValueError(f"edges of {len(edges)} series for a state of {rows}: say which by edge_rows")
         edge_rows = np.zeros(rows, np.int32) if len(edges) == 1 else np.arange(rows, dtype=np.int32)
-    elif len(edge_rows) != rows or (rows and not 0 <= edge_rows.min() <= edge_rows.max() < len(edges)):
+    elif len(edge_rows) != rows or (rows and not 0 <= int(edge_rows.min()) <= int(edge_rows.max()) < len(edges)):
         raise ValueError("edge_rows must name a row of edges for every state row")
     if values.size:
         cpu.profile(values, slots, edges, *state, valid, first_bit, edge_rows)
     return state
 
 
-def as_floats(values) -> np.ndarray:
+def as_floats(values: Any) -> np.ndarray:
     """Values as contiguous float32 or float64, without a copy where they are that."""
     values = np.asarray(values)
     if values.dtype not in (np.float32, np.float64):
@@ -98,7 +100,7 @@ def as_floats(values) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def check(values, slots, edges: Edges, state: Profile, valid, first_bit: int) -> None:
+def check(values: Any, slots: Any, edges: Edges, state: Profile, valid: np.ndarray | None, first_bit: int) -> None:
     """ValueError unless the arguments of `profile` fit together."""
     counts, moments, extremes = state
     rows = len(counts)
@@ -110,15 +112,15 @@ def check(values, slots, edges: Edges, state: Profile, valid, first_bit: int) ->
         raise ValueError(f"extremes must be float64[{rows}, 2], not {extremes.dtype}{list(extremes.shape)}")
     if values.ndim not in (1, 2):
         raise ValueError(f"values must be [n] or [F, n], not of {values.ndim} dimensions")
-    if np.isscalar(slots):
+    if isinstance(slots, int | np.integer):
         if values.ndim == 2:
             raise ValueError("columns need a slot each")
-        if not 0 <= slots < rows:
+        if not 0 <= int(slots) < rows:
             raise ValueError(f"slot {slots} is not in a state of {rows} rows")
     else:
         if slots.dtype != np.int32 or slots.shape != (len(values),):
             raise ValueError(f"slots must be int32[{len(values)}], not {slots.dtype}{list(slots.shape)}")
-        if len(slots) and (slots.max() >= rows or (values.ndim == 2 and slots.min() < 0)):
+        if len(slots) and (int(slots.max()) >= rows or (values.ndim == 2 and int(slots.min()) < 0)):
             raise ValueError(f"slots must be in a state of {rows} rows")
     if valid is not None:
         if values.ndim == 2:
@@ -136,22 +138,22 @@ def merge(state: Profile, other: Profile) -> Profile:
     [0.25, 0.75]
     """
     np.add(state.counts, other.counts, out=state.counts)
-    if state.moments is not None:
+    if state.moments is not None and other.moments is not None:
         state.moments[...] += other.moments
         state.moments[:, 3] += state.moments[:, 2] >> 32
         state.moments[:, 2] &= 2**32 - 1
-    if state.extremes is not None:
+    if state.extremes is not None and other.extremes is not None:
         np.minimum(state.extremes[:, 0], other.extremes[:, 0], out=state.extremes[:, 0])
         np.maximum(state.extremes[:, 1], other.extremes[:, 1], out=state.extremes[:, 1])
     return state
 
 
-def summary(state: Profile, edges: Edges, edge_rows=None) -> Summary:
-    """Count, mean and variance from the moments (which the state must have), and the extremes; NaN where a series has no value.
+def summary(state: Profile, edges: Edges, edge_rows: np.ndarray | None = None) -> Summary:
+    """Mean and variance from the moments (which the state must have), and the extremes; NaN where a series has no value.
 
     >>> edges = uniform_edges(0, 10)
     >>> s = summary(profile(np.array([2.0, 4.0, np.inf]), 0, edges, empty(1)), edges)
-    >>> float(s.count[0]), float(s.mean[0]), float(s.variance[0])
+    >>> float(s.finite[0]), float(s.mean[0]), float(s.variance[0])
     (2.0, 3.0, 1.0)
     """
     if state.moments is None or state.extremes is None:

@@ -243,17 +243,16 @@ def bins_by_halving(x, slots, edge_rows, thresholds, bins, width, out):
             reached = next_up if thresholds[e, next_up - 1] <= v else reached
             half //= 2
         reached = reached if reached <= bins[e] else width + 1
-        out[i] = reached if v == v else width + 2
+        out[i] = width + 2 if np.isnan(v) else reached
 
 
 @njit(nogil=True, cache=True)
-def add_moments(x, slots, mine, edge_rows, centers, per_quantum, moments):
-    """Add the finite values of this worker's slots to their state rows' moments."""
-    modulus, worker = mine
+def add_moments(x, slots, edge_rows, centers, per_quantum, moments):
+    """Add finite values to the moments of their state rows."""
     end = np.float64(MAX_QUANTA)
     for i in range(len(x)):
         row = slots[i]
-        if row < 0 or row >> 3 & modulus != worker or x[i] - x[i] != 0:
+        if row < 0 or x[i] - x[i] != 0:
             continue
         e = edge_rows[row]
         d = np.float64((x[i] - centers[e]) * per_quantum[e])
@@ -267,50 +266,67 @@ def add_moments(x, slots, mine, edge_rows, centers, per_quantum, moments):
 
 
 @njit(nogil=True, cache=True)
-def add_extremes(x, slots, mine, extremes):
-    """Let the finite values of this worker's slots widen their state rows' extremes."""
-    modulus, worker = mine
+def add_extremes(x, slots, extremes):
+    """Let finite values widen the extremes of their state rows."""
     for i in range(len(x)):
         row = slots[i]
-        if row < 0 or row >> 3 & modulus != worker or x[i] - x[i] != 0:
+        if row < 0 or x[i] - x[i] != 0:
             continue
-        if x[i] < extremes[row, 0]:
-            extremes[row, 0] = x[i]
-        if x[i] > extremes[row, 1]:
-            extremes[row, 1] = x[i]
+        extremes[row, 0] = min(extremes[row, 0], x[i])
+        extremes[row, 1] = max(extremes[row, 1], x[i])
 
 
-def fold_rows(values, bits, valid, first_bit, slots, edge_rows, edges, workers, counts, moments, extremes):
-    """Fold values [n]; row i goes into state row slots[i], or nowhere when that is negative.
-
-    Each of the workers (a power of two) finds the places of all rows and writes those whose slots are its own, so no two write to
-    the same state row. Slots go to workers by eights, so that no two write to the same cache line either.
-    """
+@njit(nogil=True, cache=True)
+def fold_rows(values, bits, valid, first_bit, slots, edge_rows, edges, counts, moments, extremes):
+    """Fold values [n]; row i goes into state row slots[i], or nowhere when that is negative."""
     thresholds, bins, centers, per_quantum, _, width = edges
-    for worker in prange(workers):
-        mine = (workers - 1, worker)
-        place = np.empty(BLOCK, bits.dtype)
-        scratch = np.empty(BLOCK, values.dtype)
-        for start in range(0, len(values), BLOCK):
-            x, b, s = values[start : start + BLOCK], bits[start : start + BLOCK], slots[start : start + BLOCK]
-            if len(valid) and with_nulls(x, valid, first_bit + start, scratch):
-                x = scratch[: len(x)]
-            if len(thresholds) == 1:
-                bins_by_comparison(x, b, thresholds[0], bins[0], width, place)
-            else:
-                bins_by_halving(x, s, edge_rows, thresholds, bins, width, place)
-            for i in range(len(x)):
-                row = s[i]
-                if row >= 0 and row >> 3 & (workers - 1) == worker:
-                    counts[row, place[i]] += 1
-            if len(moments):
-                add_moments(x, s, mine, edge_rows, centers, per_quantum, moments)
-            if len(extremes):
-                add_extremes(x, s, mine, extremes)
+    place = np.empty(BLOCK, bits.dtype)
+    scratch = np.empty(BLOCK, values.dtype)
+    for start in range(0, len(values), BLOCK):
+        x, b, s = values[start : start + BLOCK], bits[start : start + BLOCK], slots[start : start + BLOCK]
+        if len(valid) and with_nulls(x, valid, first_bit + start, scratch):
+            x = scratch[: len(x)]
+        if len(thresholds) == 1:
+            bins_by_comparison(x, b, thresholds[0], bins[0], width, place)
+        else:
+            bins_by_halving(x, s, edge_rows, thresholds, bins, width, place)
+        for i in range(len(x)):
+            if s[i] >= 0:
+                counts[s[i], place[i]] += 1
+        if len(moments):
+            add_moments(x, s, edge_rows, centers, per_quantum, moments)
+        if len(extremes):
+            add_extremes(x, s, extremes)
 
 
-fold_rows_alone = njit(nogil=True, cache=True)(fold_rows)
-fold_rows_together = njit(nogil=True, cache=True, parallel=True)(fold_rows)
+@njit(nogil=True, cache=True, parallel=True)
+def fold_rows_together(values, bits, valid, first_bit, slots, edge_rows, edges, workers, counts, moments, extremes):
+    """The same by several workers, each on its share of the rows and with a state of its own; these are added up at the end."""
+    n = len(values)
+    own_counts = np.zeros((workers, len(counts), counts.shape[1]), np.int64)
+    own_moments = np.zeros((workers, len(moments), 4), np.int64)
+    own_extremes = np.empty((workers, len(extremes), 2))
+    own_extremes[:, :, 0] = np.inf
+    own_extremes[:, :, 1] = -np.inf
+    for w in prange(workers):
+        start, stop = n * w // workers, n * (w + 1) // workers
+        fold_rows(
+            values[start:stop], bits[start:stop], valid, first_bit + start, slots[start:stop], edge_rows, edges, own_counts[w],
+            own_moments[w], own_extremes[w],
+        )  # fmt: skip
+    for w in range(workers):
+        for row in range(len(counts)):
+            for i in range(counts.shape[1]):
+                counts[row, i] += own_counts[w, row, i]
+        for row in range(len(moments)):
+            lower = moments[row, 2] + own_moments[w, row, 2]
+            moments[row, 0] += own_moments[w, row, 0]
+            moments[row, 1] += own_moments[w, row, 1]
+            moments[row, 2] = lower & ((1 << LIMB) - 1)
+            moments[row, 3] += own_moments[w, row, 3] + (lower >> LIMB)
+        for row in range(len(extremes)):
+            extremes[row, 0] = min(extremes[row, 0], own_extremes[w, row, 0])
+            extremes[row, 1] = max(extremes[row, 1], own_extremes[w, row, 1])
 
 
 def profile(values, slots, edges, counts, moments, extremes, valid, first_bit, edge_rows):
@@ -323,9 +339,11 @@ def profile(values, slots, edges, counts, moments, extremes, valid, first_bit, e
     tables = edges.tables(values.dtype.type)
     together = values.size >= ONE_THREAD
     if values.ndim == 1 and not np.isscalar(slots):
-        workers = 1 << min(get_num_threads(), 8).bit_length() - 1 if together else 1
-        fold = fold_rows_together if together else fold_rows_alone
-        fold(values, bits, valid, first_bit, slots, edge_rows, tables, workers, counts, moments, extremes)
+        if together and 4 * counts.size < values.size:
+            workers = min(get_num_threads(), values.size // (4 * counts.size) + 1)
+            fold_rows_together(values, bits, valid, first_bit, slots, edge_rows, tables, workers, counts, moments, extremes)
+        else:
+            fold_rows(values, bits, valid, first_bit, slots, edge_rows, tables, counts, moments, extremes)
         return
     infinity = values.dtype.type(np.inf).view(integer)
     rows = np.atleast_1d(np.asarray(slots, np.int32))

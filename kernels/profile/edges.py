@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Edges:
     def __len__(self) -> int:
         return len(self.thresholds)
 
-    def tables(self, number: type) -> tuple:
+    def tables(self, number: Any) -> tuple:
         """What a kernel for values of type `number` (numpy.float32 or float64) takes, made once: thresholds, bins, center,
         1 / quantum, grid ends, width."""
         return self._tables32 if number is np.float32 else self._tables64
@@ -48,12 +49,12 @@ class Edges:
     def _tables64(self) -> tuple:
         return self._make_tables(np.float64, np.int64)
 
-    def _make_tables(self, number: type, integer: type) -> tuple:
+    def _make_tables(self, number: Any, integer: Any) -> tuple:
         """Thresholds are rounded up, which keeps comparisons exact; the ends of the moments' grid are order keys, [R, 2]: the bits
         of a float as an integer that sorts as the float does."""
         with np.errstate(over="ignore"):
-            thresholds = self.thresholds.astype(number)
-        thresholds = np.where(thresholds < self.thresholds, np.nextafter(thresholds, number(np.inf)), thresholds).astype(number)
+            nearest = self.thresholds.astype(number)
+        thresholds = np.where(nearest < self.thresholds, np.nextafter(nearest, number(np.inf)), nearest).astype(number)
         reach = MAX_QUANTA * self.quantum
         ends = np.stack([self.center - reach, self.center + reach], axis=1)
         bits = np.clip(ends, np.finfo(number).min, np.finfo(number).max).astype(number).view(integer)

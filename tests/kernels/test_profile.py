@@ -126,8 +126,8 @@ def test_the_summary_is_numpys():
     got = p.summary(p.profile(np.append(values, [np.nan, np.inf]), 0, edges, p.empty(2, 32)), edges)
     np.testing.assert_allclose(got.mean[0], values.mean(), atol=1e-6)
     np.testing.assert_allclose(got.variance[0], values.var(), rtol=1e-6)
-    assert (got.low[0], got.high[0], got.count[0]) == (values.min(), values.max(), len(values))
-    assert np.isnan(got.mean[1]) and got.count[1] == 0
+    assert (got.low[0], got.high[0], got.finite[0]) == (values.min(), values.max(), len(values))
+    assert np.isnan(got.mean[1]) and got.finite[1] == 0
 
 
 def test_a_constant_has_no_variance():
