@@ -141,9 +141,10 @@ def warm_up(console: Console, seed: int) -> None:
         config, _ = settings(Path(folder), None)
         source = SimulatedSource(list(STREAMS), limit_bytes=1 << 40)
         engine = assembled(config, source, {topic: Format(stream) for topic, stream in STREAMS.items()}, None, None)
-        scenario = Scenario(0, seed + 1)
+        start_us = int((time.time() - SPAN_S) * 1e6)
+        scenario = Scenario(start_us, seed + 1)
         for step in range(1, 9):
-            for record in scenario.records(int(step * WARM_UP_S * 1e6)):
+            for record in scenario.records(start_us + int(step * WARM_UP_S * 1e6)):
                 source.put(record.topic, record.value, record.time_us // 1000)
             engine.step(0.0)
         engine.judge_population(final=True)

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 LEVELS = 16.0
 """Pixels are 0 (paper) to 16 (ink)."""
@@ -46,7 +47,7 @@ class Server:
 def fitted(images: np.ndarray, labels: np.ndarray, seed: int) -> MLPClassifier:
     """A small network of one hidden layer."""
     model = MLPClassifier((64,), solver="lbfgs", alpha=1e-2, max_iter=120, random_state=seed)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # the matrices are small: more threads only take time from the engine
         warnings.simplefilter("ignore", ConvergenceWarning)  # 120 steps are enough here, and quick
         return model.fit(images / LEVELS, labels)
 
