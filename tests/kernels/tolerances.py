@@ -20,6 +20,7 @@ TOLERANCES = {
     "evidence": Tolerance(1e-9, 1e-12),  # products of up to a few hundred factors, in float64
     "cardinality": Tolerance(0, 0),
     "cardinality.estimate": Tolerance(1e-9, 0),
+    "mahalanobis": Tolerance(1e-6, 1e-8),  # an inverse of a matrix with ridge 1e-3, in float64
     "transitions": Tolerance(1e-12, 1e-12),
     "transitions.cuda": Tolerance(1e-9, 1e-9),  # float64 logarithms of another library
 }
