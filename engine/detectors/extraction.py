@@ -1,0 +1,252 @@
+"""Extraction: does somebody query a model as one who copies it would? One calibrated score per principal, after every 25 of its rows.
+
+observe   turns each query into novelty features against a reference of benign queries (`extraction_views`), and counts the tails they
+          fall into over the principal's last 128, 512 and 2,048 queries (`kernels.tailcounts`)
+judge     the e-value of bets that a share of the queries is not benign (`engine.novelty`), made a p-value by what benign windows of that
+          length reach. 2,048 queries hold 2,048 / n windows of n, so p times that, times the number of windows and views, is how often
+          benign use looks like this in 2,048 queries; the smallest counts. An alarm needs less than the false-alarm budget allows in the
+          event time that the principal takes for so many queries
+
+Nothing is learned from what is judged: a reference comes from a baseline, or from the first rows of the stream, which are not judged.
+Fails when that reference holds an attack already, and on an attacker who sends the benign distribution's own queries. A batch job or an
+evaluation run looks like extraction: `allow` names principals that are scored and never alarm. Score: -log10 of that number,
+higher is more anomalous. A principal costs 12 KB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from engine.batch import Batch
+from engine.detectors.extraction_views import POINT_DIMS, RECENT_ROWS, RECENT_TEXTS, VIEWS, View, fit_learned, learn, reference_of
+from engine.evidence import MIN_ALPHA
+from engine.finding import Context, Finding, Judgement, Scores, Settings
+from engine.novelty import BINS, RATIO, Novelty
+from engine.state import ArraySpec, State
+from kernels import tailcounts
+
+TABLE = "extraction.principal"
+HALVES = np.array([64, 256, 1024])
+HORIZON = 2048
+EVERY = 25
+FITTING_ROWS = 50_000
+TAGS = ("AML.T0024.002", "AML.T0040", "OWASP LLM10:2025", "AISVS 11.5.2")
+
+
+class ExtractionSettings(Settings):
+    """`reference_rows`: queries that a reference is learned from, where no baseline gives it; their content is held until then.
+    `allow`: principals (shell patterns) that never alarm. `quiet_s`: an alert ends after this long without evidence."""
+
+    reference_rows: int = Field(1000, ge=100)
+    allow: tuple[str, ...] = ()
+    quiet_s: float = Field(3600.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Windows of one view that came due in a batch. `slot`, `row`, `time_us`: whose, at which row; `since_us`: when it was tested before;
+    `queries`: how many the principal had sent; `log10_p`: float64[d, windows]."""
+
+    view: View
+    novelty: Novelty
+    slot: np.ndarray
+    row: np.ndarray
+    time_us: np.ndarray
+    since_us: np.ndarray
+    queries: np.ndarray
+    due: tailcounts.Due
+    log10_p: np.ndarray
+
+
+class Extraction:
+    """Model extraction and distillation, per principal."""
+
+    name: ClassVar[str] = "extraction"
+    streams: ClassVar[tuple[str, ...]] = ("inference",)
+
+    def __init__(self, settings: ExtractionSettings, context: Context):
+        self.settings = settings
+        self.budget = context.budget
+        self.baseline: dict[str, Any] = context.baseline.get(self.name, {})
+        self.reference_rows = FITTING_ROWS if getattr(context, "fitting", False) else settings.reference_rows
+
+    def arrays(self) -> Sequence[ArraySpec]:
+        views = [
+            spec
+            for view in VIEWS
+            for spec in (
+                ArraySpec(f"extraction.{view.name}.rows", "int64", (TABLE,)),
+                ArraySpec(f"extraction.{view.name}.tested_us", "int64", (TABLE,)),
+                ArraySpec(f"extraction.{view.name}.log10_p", "float64", (TABLE,), np.nan),
+                ArraySpec(f"extraction.{view.name}.counts", "int16", (TABLE, len(HALVES), 2, 2, len(view.features) + 1, BINS)),
+            )
+        ]
+        return (
+            *views,
+            ArraySpec("extraction.texts", "uint64", (TABLE, RECENT_TEXTS)),
+            ArraySpec("extraction.texts.seen", "int64", (TABLE,)),
+            ArraySpec("extraction.points", "int16", (TABLE, RECENT_ROWS, POINT_DIMS)),
+            ArraySpec("extraction.points.seen", "int64", (TABLE,)),
+        )
+
+    def observe(self, batch: Batch, state: State) -> None:
+        """Fold the rows into their principals' windows, or put them aside to learn from."""
+        seen = [(view, rows) for view in VIEWS if (rows := view.rows(batch)) is not None]
+        if not seen:
+            return
+        slots = batch.slots(state, TABLE, ("principal",))
+        for view, rows in seen:
+            index = np.flatnonzero(view.present(rows) & (slots >= 0))
+            reference = reference_of(view, state, self.baseline)
+            if reference is None and len(index):
+                taken = learn(view, state, view.take(rows, index), slots[index], self.reference_rows)
+                index = index[taken:]
+                reference = reference_of(view, state, self.baseline)
+            if reference is not None and len(index):
+                novelty = Novelty.of(reference)
+                bins = novelty.bins(view.values(view.take(rows, index), slots[index], reference, state))
+                self._fold(view, novelty, bins, slots, index, batch.time_us, state)
+
+    def _fold(
+        self, view: View, novelty: Novelty, bins: np.ndarray, slots: np.ndarray, index: np.ndarray, time_us: np.ndarray, state: State
+    ) -> None:
+        prefix, slot, time_us = f"extraction.{view.name}", slots[index], time_us[index]
+        queries = state[f"{prefix}.rows"]
+        first = np.unique(slot, return_index=True)
+        new = queries[first[0]] == 0
+        state[f"{prefix}.tested_us"][first[0][new]] = time_us[first[1][new]]
+        due = tailcounts.fold(slot, bins, queries, state[f"{prefix}.counts"], HALVES, EVERY, novelty.bets)
+        if not len(due.row):
+            return
+        at, when = slot[due.row], time_us[due.row]
+        since = since_last(at, when, state[f"{prefix}.tested_us"])
+        log10_p = np.column_stack([novelty.log10_p(due.log_e[:, w], due.length[:, w]) for w in range(len(HALVES))])
+        judged = Judged(view, novelty, at, index[due.row], when, since, numbered(at, queries), due, log10_p)
+        state.pending.setdefault(self.name, []).append(judged)
+
+    def judge(self, state: State, now_us: int) -> Judgement:
+        """Score the windows that came due, in the order of their rows: each view's, and all of them combined."""
+        judgement = Judgement()
+        due = state.pending.pop(self.name, [])
+        for said, of_view, combined in self._combined(due, state):
+            self._judge_view(said, of_view, combined, state, judgement)
+        judgement.findings.sort(key=lambda finding: finding.last_us)
+        return judgement
+
+    def _combined(self, due: Sequence[Judged], state: State) -> list[tuple[Judged, np.ndarray, np.ndarray]]:
+        """log10 of how often benign use looks like this in HORIZON queries, by each view's windows and over views: what another view said
+        of the principal last still stands."""
+        of_views = []
+        for said in due:
+            windows = 1 + (np.diff(said.due.length, axis=1) != 0).sum(1)
+            of_views.append((said.log10_p + np.log10(HORIZON / said.due.length)).min(1) + np.log10(windows))
+        combined = [np.empty(len(p)) for p in of_views]
+        order = sorted((int(row), v, i) for v, said in enumerate(due) for i, row in enumerate(said.row))
+        held = [state[f"extraction.{view.name}.log10_p"] for view in VIEWS]
+        for _, v, i in order:
+            slot = due[v].slot[i]
+            held[VIEWS.index(due[v].view)][slot] = of_views[v][i]
+            latest = [p[slot] for p in held if p[slot] == p[slot]]
+            combined[v][i] = min(latest) + np.log10(len(latest))
+        return list(zip(due, of_views, combined, strict=True))
+
+    def _judge_view(self, said: Judged, of_view: np.ndarray, combined: np.ndarray, state: State, judgement: Judgement) -> None:
+        keys = state.table(TABLE).keys
+        live = max(1, len(state.table(TABLE).index))
+        covers = (np.maximum(1, said.time_us - said.since_us) * (HORIZON / EVERY)).tolist()
+        threshold = -np.log10([self.budget.alpha(self.name, us, live) for us in covers])
+        allowed = np.array([any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in said.slot.tolist()])
+        score, part = -combined, -of_view
+        alarm = (score > threshold) & ~allowed
+        names, of_row = np.unique(said.slot, return_inverse=True)
+        columns = ("inference", [keys[s] for s in names.tolist()], of_row.astype(np.int32), said.time_us)
+        judgement.scores += [
+            Scores(f"{self.name}.{said.view.name}", *columns, part, threshold, alarm & (part > threshold)),
+            Scores(self.name, *columns, score, threshold, alarm),
+        ]
+        judgement.findings += [
+            self._finding(said, i, keys[said.slot[i]], float(score[i]), float(threshold[i])) for i in np.flatnonzero(alarm).tolist()
+        ]
+
+    def _finding(self, said: Judged, i: int, principal: str, score: float, threshold: float) -> Finding:
+        window = int(np.argmin(said.log10_p[i] - np.log10(said.due.length[i])))
+        p_value = float(max(MIN_ALPHA, min(1.0, 10.0**-score)))
+        shown = evidence(said, i, window)
+        strongest = shown["features"][0]
+        severity = "error" if score > 2 * threshold else "warning"
+        return Finding(
+            self.name, "inference", principal, int(said.time_us[i]), int(said.time_us[i]), severity,
+            title=f"Anomalous use by {principal}: consistent with model extraction",
+            summary=f"{int(said.due.length[i, window])} queries, p = {p_value:.1e} under benign use. Most telling: {strongest['feature']}; "
+            f"{strongest['observed']:.1%} of the queries lie where {strongest['expected']:.2%} of benign ones do.",
+            score=score, threshold=threshold, p_value=p_value, e_value=float(np.exp(min(700.0, said.due.log_e[i, window]))),
+            evidence=shown, labels={"principal": principal}, tags=TAGS, quiet_us=int(self.settings.quiet_s * 1e6),
+        )  # fmt: skip
+
+    def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:
+        """What a baseline keeps: the references of the first partition that has learned them, fitted now where rows are still put aside."""
+        out: dict[str, Any] = {}
+        for state in states:
+            for view in VIEWS:
+                fit_learned(view, state)
+                reference = reference_of(view, state, {})
+                if reference is not None:
+                    out.setdefault(view.name, dict(reference))
+        return out
+
+
+def since_last(slot: np.ndarray, time_us: np.ndarray, last_us: np.ndarray) -> np.ndarray:
+    """int64[d]: when the key of each due row was tested before; `last_us` [S] is brought up to date."""
+    out = np.empty(len(slot), np.int64)
+    for i, s in enumerate(slot.tolist()):
+        out[i] = last_us[s]
+        last_us[s] = max(last_us[s], time_us[i])
+    return out
+
+
+def numbered(slot: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """int64[d]: how many rows the key of each due row had sent by then, from the number at the batch's end."""
+    out = np.empty(len(slot), np.int64)
+    at = {s: int(rows[s]) // EVERY * EVERY for s in set(slot.tolist())}
+    for i in range(len(slot) - 1, -1, -1):
+        s = int(slot[i])
+        out[i] = at[s]
+        at[s] -= EVERY
+    return out
+
+
+def evidence(said: Judged, i: int, window: int) -> dict[str, Any]:
+    """What a person needs to believe it: volume, windows, and how the features of the longest window lie in the reference's tails."""
+    counts = said.due.counts[i]
+    of_feature = said.novelty.log_evidence(counts[None])[1]
+    names = (*said.view.features, "combination")
+    features = []
+    for f in np.argsort(-of_feature[0])[:5].tolist():
+        above = np.cumsum(counts[:, f, ::-1], axis=1)[:, ::-1] / max(1, counts[0, f].sum())
+        expected = RATIO ** np.arange(BINS)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gain = above * np.log(above / expected) + np.where(above < 1, (1 - above) * np.log((1 - above) / (1 - expected)), 0)
+        tail, bin_ = np.unravel_index(int(np.argmax(np.where(above > expected, gain, 0))), gain.shape)
+        features.append({
+            "feature": names[f], "log_e": round(float(of_feature[0, f]), 2), "tail": ("upper", "lower")[tail],
+            "observed": round(float(above[tail, bin_]), 4), "expected": round(float(RATIO**bin_), 4),
+            "histogram": counts[tail, f].tolist(),
+        })  # fmt: skip
+    return {
+        "view": said.view.name,
+        "queries": int(said.queries[i]),
+        "queries_per_minute": round(EVERY * 60e6 / max(1, int(said.time_us[i] - said.since_us[i])), 2),
+        "window": {"queries": int(said.due.length[i, window]), "to_us": int(said.time_us[i])},
+        "windows": [
+            {"queries": int(n), "log_e": round(float(e), 2), "log10_p": round(float(p), 2)}
+            for n, e, p in zip(said.due.length[i], said.due.log_e[i], said.log10_p[i], strict=True)
+        ],
+        "features": features,
+        "share_at_least": round(max(f["observed"] - f["expected"] for f in features), 3),
+    }

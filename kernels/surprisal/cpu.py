@@ -1,0 +1,240 @@
+"""Numba loops of the surprisal op. Symbols are 64-bit hashes; a gram's count lies at its hash in one table shared by all models."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+BYTES, WORDS, CLASSES = 0, 1, 2
+ORDERS = (4, 2, 3)
+ALPHABET = (256.0, 20_000.0, 1_000.0)
+"""Size of each model's alphabet, for what was never seen: 1 / size."""
+PRIOR = 2.0
+"""Weight, in counts, of the next lower order."""
+GRAIN = 64.0
+"""Surprisal is rounded to 1 / GRAIN bits, so that texts that surprise alike are ties."""
+START = np.uint64(0x9E3779B97F4A7C15)
+PHI = np.uint64(0x9E3779B97F4A7C15)
+M1 = np.uint64(0xBF58476D1CE4E5B9)
+M2 = np.uint64(0x94D049BB133111EB)
+
+
+@njit(nogil=True, cache=True)
+def mix(h: np.uint64) -> np.uint64:
+    """splitmix64's finaliser."""
+    h += PHI
+    h = (h ^ (h >> np.uint64(30))) * M1
+    h = (h ^ (h >> np.uint64(27))) * M2
+    return h ^ (h >> np.uint64(31))
+
+
+@njit(nogil=True, cache=True)
+def is_letter(c: int) -> bool:
+    """ASCII letters, and every byte of a multi-byte character."""
+    return 97 <= c <= 122 or 65 <= c <= 90 or c >= 128
+
+
+@njit(nogil=True, cache=True)
+def tokens(data, a, b, common, words, classes, lengths):
+    """Write the hashes of words (in lower case) and of their classes; returns how many. A word: letters, digits, or one symbol."""
+    n = 0
+    i = a
+    while i < b:
+        c = data[i]
+        if c == 32 or 9 <= c <= 13:
+            i += 1
+            continue
+        j = i + 1
+        kind = 2
+        if is_letter(c):
+            kind = 0
+            while j < b and is_letter(data[j]):
+                j += 1
+        elif 48 <= c <= 57:
+            kind = 1
+            while j < b and 48 <= data[j] <= 57:
+                j += 1
+        h = np.uint64(j - i)
+        uppers = 0
+        for k in range(i, j):
+            x = data[k]
+            if 65 <= x <= 90:
+                uppers += 1
+                x += 32
+            h = mix(h ^ np.uint64(x))
+        words[n] = h
+        lengths[n] = j - i
+        at = np.searchsorted(common, h)
+        if at < len(common) and common[at] == h:
+            classes[n] = h
+        elif kind == 1:
+            classes[n] = mix(np.uint64(1000 + min(j - i, 5)))
+        elif kind == 2:
+            classes[n] = mix(np.uint64(2000 + c))
+        else:
+            shape = 0
+            if uppers == j - i and uppers > 1:
+                shape = 2
+            elif 65 <= c <= 90:
+                shape = 1
+            tail = np.uint64(data[j - 1] | 32)
+            if j - i > 1:
+                tail = tail * np.uint64(256) + np.uint64(data[j - 2] | 32)
+            classes[n] = mix(np.uint64(3000 + shape) * np.uint64(65536) + tail)
+        n += 1
+        i = j
+    return n
+
+
+@njit(nogil=True, cache=True)
+def add(symbols, n, model, order, table, sign):
+    """Count the grams of one text: symbols[0] is START, n symbols in all."""
+    mask = np.uint64(len(table) - 1)
+    for i in range(n):
+        h = np.uint64(model + 1)
+        for k in range(min(order, i + 1)):
+            h = mix(h ^ symbols[i - k])
+            table[h & mask] += sign
+
+
+@njit(nogil=True, cache=True)
+def bits(symbols, n, model, order, alphabet, table, totals):
+    """(mean surprisal in bits, share of symbols never seen) of one text."""
+    mask = np.uint64(len(table) - 1)
+    before = np.zeros(8, np.int64)
+    now = np.zeros(8, np.int64)
+    total = 0.0
+    unseen = 0
+    for i in range(n):
+        h = np.uint64(model + 1)
+        deepest = min(order, i + 1)
+        for k in range(deepest):
+            h = mix(h ^ symbols[i - k])
+            now[k] = table[h & mask]
+        if i > 0:
+            if now[0] <= 0:
+                unseen += 1
+            p = 1.0 / alphabet
+            for k in range(deepest):
+                seen = totals[model] if k == 0 else before[k - 1]
+                if seen <= 0:
+                    break
+                p = (min(now[k], seen) + PRIOR * p) / (seen + PRIOR)
+            total -= np.log2(p)
+        for k in range(deepest):
+            before[k] = now[k]
+    return np.round(total / max(1, n - 1) * GRAIN) / GRAIN, unseen / max(1, n - 1)
+
+
+@njit(nogil=True, cache=True)
+def symbols_of(data, a, b, common, byte_symbols, words, classes, lengths):
+    """Fill the three symbol sequences of a text, each behind a START; returns (bytes, words), without the STARTs."""
+    byte_symbols[0] = START
+    words[0] = START
+    classes[0] = START
+    for i in range(a, b):
+        byte_symbols[1 + i - a] = mix(np.uint64(data[i]))
+    n = tokens(data, a, b, common, words[1:], classes[1:], lengths)
+    return b - a, n
+
+
+@njit(nogil=True, cache=True)
+def fold(byte_symbols, words, classes, nb, nw, table, sign):
+    """Count the grams of one text in the three models."""
+    add(byte_symbols, nb + 1, BYTES, ORDERS[0], table, sign)
+    add(words, nw + 1, WORDS, ORDERS[1], table, sign)
+    add(classes, nw + 1, CLASSES, ORDERS[2], table, sign)
+
+
+@njit(nogil=True, cache=True)
+def count(data, starts, common, table, totals, sign, max_bytes):
+    byte_symbols = np.empty(max_bytes + 1, np.uint64)
+    words = np.empty(max_bytes + 1, np.uint64)
+    classes = np.empty(max_bytes + 1, np.uint64)
+    lengths = np.empty(max_bytes + 1, np.int64)
+    for t in range(len(starts) - 1):
+        a, b = starts[t], min(starts[t + 1], starts[t] + max_bytes)
+        nb, nw = symbols_of(data, a, b, common, byte_symbols, words, classes, lengths)
+        fold(byte_symbols, words, classes, nb, nw, table, sign)
+        totals[BYTES] += sign * nb
+        totals[WORDS] += sign * nw
+        totals[CLASSES] += sign * nw
+
+
+@njit(nogil=True, cache=True)
+def hashes(data, starts):
+    out = np.empty(len(starts) - 1, np.uint64)
+    for t in range(len(out)):
+        h = np.uint64(starts[t + 1] - starts[t])
+        for i in range(starts[t], starts[t + 1]):
+            h = mix(h ^ np.uint64(data[i]))
+        out[t] = h
+    return out
+
+
+@njit(nogil=True, cache=True)
+def distinct_words(data, starts, max_bytes):
+    """uint64[...]: each text's distinct words, one after the other."""
+    common = np.empty(0, np.uint64)
+    words = np.empty(max_bytes, np.uint64)
+    classes = np.empty(max_bytes, np.uint64)
+    lengths = np.empty(max_bytes, np.int64)
+    out = np.empty(0, np.uint64)
+    used = 0
+    for t in range(len(starts) - 1):
+        a, b = starts[t], min(starts[t + 1], starts[t] + max_bytes)
+        n = tokens(data, a, b, common, words, classes, lengths)
+        if used + n > len(out):
+            larger = np.empty(2 * (used + n) + 1024, np.uint64)
+            larger[:used] = out[:used]
+            out = larger
+        ordered = np.sort(words[:n])
+        for i in range(n):
+            if i == 0 or ordered[i] != ordered[i - 1]:
+                out[used] = ordered[i]
+                used += 1
+    return out[:used].copy()
+
+
+@njit(nogil=True, cache=True)
+def features(data, starts, common, table, totals, own, max_bytes, out):
+    byte_symbols = np.empty(max_bytes + 1, np.uint64)
+    words = np.empty(max_bytes + 1, np.uint64)
+    classes = np.empty(max_bytes + 1, np.uint64)
+    lengths = np.empty(max_bytes + 1, np.int64)
+    for t in range(len(starts) - 1):
+        a, b = starts[t], min(starts[t + 1], starts[t] + max_bytes)
+        if a == b:
+            out[t, :] = np.nan
+            continue
+        nb, nw = symbols_of(data, a, b, common, byte_symbols, words, classes, lengths)
+        if own:
+            fold(byte_symbols, words, classes, nb, nw, table, -1)
+        out[t, 0], _ = bits(byte_symbols, nb + 1, BYTES, ORDERS[0], ALPHABET[0], table, totals)
+        out[t, 1], out[t, 4] = bits(words, nw + 1, WORDS, ORDERS[1], ALPHABET[1], table, totals)
+        out[t, 2], out[t, 3] = bits(classes, nw + 1, CLASSES, ORDERS[2], ALPHABET[2], table, totals)
+        if own:
+            fold(byte_symbols, words, classes, nb, nw, table, 1)
+        upper = digit = symbol = 0
+        for i in range(a, b):
+            c = data[i]
+            if 65 <= c <= 90:
+                upper += 1
+            elif 48 <= c <= 57:
+                digit += 1
+            elif c > 32 and not is_letter(c):
+                symbol += 1
+        ordered = np.sort(words[1 : nw + 1])
+        distinct = 0
+        letters = 0
+        for i in range(nw):
+            letters += lengths[i]
+            if i == 0 or ordered[i] != ordered[i - 1]:
+                distinct += 1
+        out[t, 5] = np.log(starts[t + 1] - a)
+        out[t, 6] = np.log(max(1, nw))
+        out[t, 7] = upper / nb
+        out[t, 8] = digit / nb
+        out[t, 9] = symbol / nb
+        out[t, 10] = letters / max(1, nw)
+        out[t, 11] = distinct / max(1, nw)
