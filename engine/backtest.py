@@ -62,11 +62,13 @@ def backtest(config: Config, stream: str, inputs: Sequence[Path], out: Path, ref
     return summary
 
 
-def over_files(config: Config, stream: str, inputs: Sequence[Path], outbox: Outbox, scores: ScoreFile | None) -> Engine:
+def over_files(
+    config: Config, stream: str, inputs: Sequence[Path], outbox: Outbox, scores: ScoreFile | None, fitting: bool = False
+) -> Engine:
     """An engine whose source is files; nothing is kept."""
     source = FileSource(stream, inputs)
     formats = {p.topic: Format(stream, source.encoding(p), (), config.limits.record_bytes) for p in source.partitions}
-    engine = Engine(config, make_detectors(config), source, formats, outbox, Metrics(), score_log=scores)
+    engine = Engine(config, make_detectors(config, fitting), source, formats, outbox, Metrics(), score_log=scores)
     source.on_change(engine.assigned, engine.revoked)
     return engine
 
@@ -84,7 +86,7 @@ def fit(config: Config, stream: str, inputs: Sequence[Path], out: Path) -> Basel
     """Fit a baseline from known good rows and save it. The detectors learn as they do from a stream; nothing they say is published."""
     free = config.model_copy(update={"baseline": None})
     outbox = Outbox([], threads=False)
-    engine = over_files(free, stream, inputs, outbox, None)
+    engine = over_files(free, stream, inputs, outbox, None, fitting=True)
     rows = drain(engine)
     parts = {}
     for name, detector in engine.detectors.items():

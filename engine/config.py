@@ -273,9 +273,7 @@ def problem(name: str, tree: Any, data: Any, error: Any) -> str:
 def reaches(data: Any, before: tuple[Any, ...], key: Any) -> bool:
     """Whether `key` is really in the data there (pydantic adds the tag of a union to its paths)."""
     for part in before:
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
             data = data[part]
     return (isinstance(data, dict) and key in data) or (isinstance(data, list) and isinstance(key, int))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numba
 import numpy as np
 
 WEEK_US = 7 * 24 * 3600 * 1_000_000
@@ -82,24 +83,32 @@ class Tail:
         return np.where(x <= self.start, 1.0, self.share * np.exp(-(x - self.start) / self.scale))
 
 
-def fit_tail(counts: np.ndarray, bins: LogHistogram, quantile: float = 0.9, least: int = 20) -> Tail | None:
+def fit_tail(counts: np.ndarray, bins: LogHistogram, quantile: float = 0.8, least: int = 8) -> Tail | None:
     """The tail of a histogram of log scores, or None when fewer than `least` counts lie in it.
 
-    `counts`: [bins], may be fractional (decayed). The scale carries its own sampling error: it is widened by two standard errors, so
-    that a threshold from few counts is on the careful side.
+    `counts`: [bins]. The scale carries its own sampling error: it is widened by two standard errors, so that a threshold from few
+    counts is on the careful side.
     """
-    total = float(counts.sum())
-    if total < least / (1 - quantile):
-        return None
-    above = np.cumsum(counts[::-1])[::-1]  # counts in bin i or higher
-    first = int(np.searchsorted(-above, -(1 - quantile) * total, side="right"))
-    first = min(max(first, 1), len(counts) - 1)
-    n = float(above[first]) if first < len(counts) else 0.0
-    if n < 1:
-        first = int(np.max(np.nonzero(counts)[0]))
-        n = float(above[first])
-    start = float(bins.upper[first - 1]) if first else float(bins.low)
-    middles = bins.upper[first:] - bins.width / 2 - start
-    scale = float((counts[first:] * middles).sum() / n)
-    scale *= 1 + 2 / np.sqrt(n)
-    return Tail(start, n / total, max(scale, bins.width / 2), int(n))
+    start, share, scale, n = tail_of(counts, bins.low, bins.width, quantile, least)
+    return None if n == 0 else Tail(start, share, scale, n)
+
+
+@numba.njit(cache=True, nogil=True)
+def tail_of(counts, low, width, quantile, least):
+    """(start, share, scale, n) as `Tail` has them, log10 units; n = 0: too few counts. `low`, `width`: of the bins, in log10."""
+    total = 0
+    for c in counts:
+        total += c
+    wanted = (1.0 - quantile) * total
+    if wanted < least:
+        return 0.0, 0.0, 0.0, 0
+    first, n = len(counts), 0
+    while first > 0 and n < wanted:
+        first -= 1
+        n += counts[first]
+    start = low + width * first
+    excess = 0.0
+    for i in range(first, len(counts)):
+        excess += counts[i] * (low + width * (i + 0.5) - start)
+    scale = max(excess / n * (1.0 + 2.0 / np.sqrt(n)), width / 2)
+    return start, n / total, scale, n

@@ -116,8 +116,9 @@ class PopulationDetector(Detector, Protocol):
 @dataclass(frozen=True)
 class Context:
     """What a detector may need besides its own settings. `pane_us`: length of a sketch's pane of event time. `baseline`: fitted
-    reference arrays by name (empty: learn from the stream)."""
+    reference arrays by name (empty: learn from the stream). `fitting`: every row is known good, and a baseline is being made of them."""
 
     budget: Budget
     pane_us: int = 1_000_000
     baseline: dict[str, Any] = field(default_factory=dict)
+    fitting: bool = False

@@ -66,6 +66,8 @@ class Engine:
         )
         self.checkpoint_due = time.monotonic() + config.checkpoint.interval_s
         self.rejected: dict[str, int] = {}
+        self.opened: dict[str, int] = {}
+        self.rows = 0
 
     def run(self, stop: threading.Event) -> None:
         """Serve until told to stop; then deliver what can be delivered, checkpoint, and leave the group."""
@@ -101,6 +103,7 @@ class Engine:
             with self.metrics.stage_s.labels("judge").time():
                 scores, alerts = worker.judge(batch.stream)
             self.act(worker.name, scores, alerts, int(raw.timestamps_ms.min()))
+            self.rows += len(batch)
             self.metrics.rows.labels(batch.stream).inc(len(batch))
             self.metrics.late.labels(batch.stream).inc(int(batch.late.sum()))
         self.reject(worker.name, rejects)
@@ -120,6 +123,8 @@ class Engine:
         self.outbox.put(owner, [message(alert, self.cloud_source) for alert in alerts])
         for alert in alerts:
             self.metrics.alerts.labels(alert.detector, alert.status).inc()
+            if alert.sequence == 0:
+                self.opened[alert.detector] = self.opened.get(alert.detector, 0) + 1
             if written_ms >= 0:
                 self.metrics.event_to_alert_s.observe(max(0.0, time.time() - written_ms / 1000))
             log.info("%s %s %s: %s", alert.status, alert.severity, alert.key, alert.title)
@@ -184,7 +189,7 @@ class Engine:
         self.source.close()
         self.outbox.close()
 
-    def _restored(self, name: str):  # noqa: ANN202
+    def _restored(self, name: str):
         if self.checkpoints is None:
             return None
         snapshot, damaged = self.checkpoints.load(name, {"default": self.config.limits.keys})

@@ -24,10 +24,10 @@ from streams.sources import KafkaSource, Source
 EVERYTHING = frozenset({"alert", "trigger", "dead_letter"})
 
 
-def make_detectors(config: Config) -> dict[str, Detector]:
+def make_detectors(config: Config, fitting: bool = False) -> dict[str, Detector]:
     """The detectors that the configuration switches on, each with the false-alarm budget and its part of the baseline."""
     baseline = Baseline.load(config.baseline).parts if config.baseline else {}
-    context = Context(Budget(config.false_alarms_per_week), config.pane_us, baseline)
+    context = Context(Budget(config.false_alarms_per_week), config.pane_us, baseline, fitting)
     chosen = {name: getattr(config.detectors, name) for name in DETECTORS}
     return {name: DETECTORS[name].make(settings, context) for name, settings in chosen.items() if settings is not None}
 
@@ -85,5 +85,3 @@ def make_engine(config: Config, source: Source, store: Store | None, formats: Ma
     engine = Engine(config, make_detectors(config), source, formats or make_formats(config), outbox, metrics, **parts)
     source.on_change(engine.assigned, engine.revoked)
     return engine
-
-

@@ -23,7 +23,12 @@ class Worker:
     """What the engine keeps of one partition. `next_offset`: the first record that is not in its state (-1: as the source has it)."""
 
     def __init__(
-        self, partition: Partition, detectors: Mapping[str, Detector], config_hash: str, snapshot: Snapshot | None, limits: Mapping[str, int]
+        self,
+        partition: Partition,
+        detectors: Mapping[str, Detector],
+        config_hash: str,
+        snapshot: Snapshot | None,
+        limits: Mapping[str, int],
     ):
         self.partition = partition
         self.name = str(partition)

@@ -68,9 +68,9 @@ class Reader:
 
     def __init__(self, name: str, rate_per_s: float, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator):
         self.name, self.rate_per_s, self.rng, self.images = name, rate_per_s, rng, images
-        weights = rng.dirichlet(np.full(10, 8.0))[labels]
+        weights = rng.dirichlet(np.full(10, 30.0))[labels]
         self.chances = weights / weights.sum()
-        self.contrast = rng.uniform(0.92, 1.0)
+        self.contrast = rng.uniform(0.96, 1.0)
 
     def queries(self, n: int) -> np.ndarray:
         chosen = self.images[self.rng.choice(len(self.images), n, p=self.chances)]

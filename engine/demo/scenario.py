@@ -13,9 +13,9 @@ from engine.demo.fleet import Fault, Fleet
 from engine.demo.record import Record
 from engine.demo.traffic import DIGITS_MODEL, LLM_MODEL, DigitsTraffic, LlmTraffic, Visit
 
-SPAN_S = 2400.0
-"""Event time that the demo covers, however long it runs: forty minutes."""
-READERS, READER_RATE, THIEF_RATE, LLM_RATE = 12, 1.2, 3.0, 8.0
+SPANS_S, FASTEST = (900.0, 2400.0), 60.0
+"""Event time that a run covers: forty minutes, or less in a short run, so that time need not run more than sixty times as fast."""
+READERS, READER_RATE, THIEF_RATE, LLM_RATE = 24, 0.5, 3.0, 5.0
 EARLY_US = 60_000_000
 """How much before an injection an alert's onset may lie and still be taken for an answer to it (windows reach back)."""
 
@@ -44,11 +44,21 @@ class Injection:
         return alert["key"].startswith(prefixes) and alert["onset_us"] >= self.start_us - EARLY_US
 
 
-class Scenario:
-    """Everything that happens between `start_us` and `start_us + SPAN_S`, from one seed."""
+def span_s(seconds: float) -> float:
+    """Event time for a run of so many seconds.
 
-    def __init__(self, start_us: int, seed: int):
-        self.start_us, self.end_us, self.seed = start_us, start_us + int(SPAN_S * 1e6), seed
+    >>> [span_s(s) for s in (5, 20, 60, 600)]
+    [900.0, 1200.0, 2400.0, 2400.0]
+    """
+    return min(max(FASTEST * seconds, SPANS_S[0]), SPANS_S[1])
+
+
+class Scenario:
+    """Everything that happens in `span_s` of event time from `start_us`, from one seed."""
+
+    def __init__(self, start_us: int, span_s: float, seed: int):
+        self.start_us, self.span_s, self.seed = start_us, span_s, seed
+        self.end_us = self.at(1.0)
         streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(READERS + 6)]
         self.server = Server(seed)
         images, labels = self.server.held_out, self.server.held_out_labels
@@ -78,7 +88,7 @@ class Scenario:
 
     def at(self, share: float) -> int:
         """Event time at that share of the whole."""
-        return int(self.start_us + share * SPAN_S * 1e6)
+        return int(self.start_us + share * self.span_s * 1e6)
 
     def records(self, until_us: int) -> Iterator[Record]:
         """What all producers send until then, each in order of its time."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
-from scipy import stats
+from scipy import special, stats
 
 from engine.batch import Batch
 from engine.detectors.drift_reference import BINS, KEPT_PER_PANE, Reference, category_code, learn, table_of
@@ -29,6 +29,7 @@ from engine.state import ArraySpec, State
 SCALES = (256, 1024, 4096)
 LEARNING_PANES = 8
 NAMES_KEPT = 64
+FITTING_ROWS = 1 << 40
 NUMERIC = (
     "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "max_tokens", "temperature", "top_p", "duration_s", "ttft_s",
     "confidence",
@@ -58,6 +59,7 @@ class Drift:
         self.settings = settings
         self.budget = context.budget
         self.pane_us = context.pane_us
+        self.reference_rows = FITTING_ROWS if context.fitting else settings.reference_rows
         self.references: dict[str, Reference] = {
             series: Reference.of(record) for series, record in context.baseline.get(self.name, {}).items()
         }
@@ -152,7 +154,7 @@ class Drift:
         values = thinned(sketch)
         kept = np.concatenate([kept, np.column_stack([np.full(len(values), sketch.pane), values])])
         state.records.setdefault("drift.names", {}).setdefault(sketch.series, {}).update(sketch.names)
-        if len(kept) < self.settings.reference_rows or len(np.unique(kept[:, 0])) < LEARNING_PANES:
+        if len(kept) < self.reference_rows or len(np.unique(kept[:, 0])) < LEARNING_PANES:
             state.arrays[name] = kept
             return None
         state.arrays.pop(name, None)
@@ -182,6 +184,18 @@ class Drift:
                 state.pending.setdefault(self.name, []).append((series, scale, int(since[i]), end_us, window[i].copy()))
                 window[i] = 0
                 since[i] = end_us
+
+    def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:
+        """What a baseline keeps: a reference of every series."""
+        names = population.records.get("drift.names", {})
+        references = {}
+        for name, kept in population.arrays.items():
+            if name.startswith("drift.learning/"):
+                series = name.removeprefix("drift.learning/")
+                reference = learn(kept[:, 1], kept[:, 0])
+                reference.names = names.get(series, {})
+                references[series] = reference.record()
+        return references
 
     def judge(self, state: State, now_us: int) -> Judgement:
         """Test the windows that are full."""
@@ -257,13 +271,22 @@ def test(reference: Reference, window: np.ndarray) -> dict[str, Any]:
     psi = float(((q - p) * np.log(q / p)).sum())
     mean = (p + q) / 2
     return {
-        "log10_p": float(stats.chi2.logsf(g / wander, df) / np.log(10)),
+        "log10_p": log_tail(float(g / wander), df) / np.log(10),
         "g": float(g), "degrees_of_freedom": df, "wander": float(wander),
         "psi": psi, "psi_net": psi - df * (1 / n + 1 / m) - df * reference.tau,
         "jensen_shannon": float(np.sqrt(max(0.0, ((p * np.log(p / mean) + q * np.log(q / mean)) / 2).sum() / np.log(2)))),
         "total_variation": float(np.abs(p - q).sum() / 2),
         "change": reference.change(window),
     }  # fmt: skip
+
+
+def log_tail(x: float, df: int) -> float:
+    """ln P(chi2 >= x), by the first two terms of its asymptotic series where the tail itself is zero in float64."""
+    tail = float(stats.chi2.sf(x, df))
+    if tail > 0:
+        return float(np.log(tail))
+    a, half = df / 2, x / 2
+    return float((a - 1) * np.log(half) - half - special.gammaln(a) + np.log1p((a - 1) / half))
 
 
 def scores(name: str, rows: list[tuple[str, int, float, float, bool, int]]) -> list[Scores]:

@@ -67,7 +67,9 @@ class Missing:
             self.settings.intervals, self.settings.least_s * 1e6,
         )  # fmt: skip
         returns = [
-            self._finding(state, int(slots[row]), None if column < 0 else column, last_us, interval_us, int(batch.time_us[row]) if back else None)
+            self._finding(
+                state, int(slots[row]), None if column < 0 else column, last_us, interval_us, int(batch.time_us[row]) if back else None
+            )
             for row, column, last_us, interval_us, back in gaps
         ]
         state.pending.setdefault(self.name, []).extend(returns)
