@@ -1,0 +1,95 @@
+"""novelty: e-values with mean at most 1, p-values that hold on benign windows, and power where a few rows differ."""
+
+import numpy as np
+import pytest
+
+from engine import novelty
+from engine.novelty import BINS, MISSING, Novelty
+
+RNG = np.random.default_rng(3)
+
+
+def counted(model, values):
+    """Counts of one window."""
+    bins = model.bins(values)
+    out = np.zeros((2, model.features, BINS), np.int64)
+    for tail in range(2):
+        for f in range(model.features):
+            got = bins[:, tail, f]
+            out[tail, f] = np.bincount(got[got != MISSING], minlength=BINS)
+    return out
+
+
+@pytest.fixture(scope="module")
+def model():
+    return novelty.fit(RNG.normal(0, 1, (1500, 3)).astype(np.float32), np.zeros(1500, np.int64), splits=60)
+
+
+def test_a_bet_gains_nothing_on_a_uniform_p_value():
+    probability = novelty.RATIO ** np.arange(BINS) - np.append(novelty.RATIO ** np.arange(1, BINS), 0)
+    for m in (100, 1000, 100_000):
+        mean = probability @ np.exp(novelty.bet_table(m))
+        assert (mean <= 1 + 1e-9).all(), m
+
+
+def test_raised_p_values_are_never_smaller_than_the_share():
+    raised = novelty.raised_p(200)
+    assert (raised >= np.arange(201) / 200).all()
+    assert raised[0] == pytest.approx(1 - 0.05 ** (1 / 200))
+
+
+@pytest.mark.parametrize("rows", [100, 500])
+def test_benign_windows_seldom_have_small_p(model, rows):
+    counts = np.stack([counted(model, RNG.normal(0, 1, (rows, 3)).astype(np.float32)) for _ in range(400)])
+    log10_p = model.log10_p(model.log_evidence(counts)[0], np.full(400, rows))
+    assert (log10_p < np.log10(0.01)).mean() <= 0.03
+
+
+@pytest.mark.parametrize("moved", [0, 2])
+def test_a_few_different_rows_are_found(model, moved):
+    found = 0
+    for _ in range(20):
+        values = RNG.normal(0, 1, (500, 3)).astype(np.float32)
+        values[:25, moved] += 4
+        log_e, of_feature = model.log_evidence(counted(model, values)[None])
+        found += model.log10_p(log_e, np.array([500]))[0] < -3
+        assert of_feature[0, [moved, 3]].max() == of_feature.max()
+    assert found >= 18
+
+
+def test_a_change_of_relation_shows_in_the_combination():
+    x = RNG.normal(0, 1, 2000)
+    model = novelty.fit(np.column_stack([x, x + RNG.normal(0, 0.1, 2000)]).astype(np.float32), np.zeros(2000, np.int64), splits=20)
+    values = RNG.normal(0, 1, (300, 2)).astype(np.float32)
+    _, of_feature = model.log_evidence(counted(model, values)[None])
+    assert int(np.argmax(of_feature)) == 2
+    assert of_feature[0, 2] > 20 + of_feature[0, :2].max()
+
+
+def test_missing_values_are_no_evidence(model):
+    values = np.full((50, 3), np.nan, np.float32)
+    assert (model.bins(values) == MISSING).all()
+    values[:, 0] = 0
+    bins = model.bins(values)
+    assert (bins[:, :, 0] < BINS).all()
+    assert (bins[:, :, 1:] == MISSING).all()
+
+
+def test_principals_that_differ_raise_the_null():
+    groups = np.repeat(np.arange(10), 200)
+    same = RNG.normal(0, 1, (2000, 2)).astype(np.float32)
+    differ = same + RNG.normal(0, 1, (10, 2)).astype(np.float32)[groups]
+    calm, wild = novelty.fit(same, groups, splits=20), novelty.fit(differ, groups, splits=20)
+    assert (wild.null[3:, 18] > calm.null[3:, 18] + 3).all()
+
+
+def test_a_record_is_all_there_is(model):
+    again = Novelty.of(model.record())
+    values = RNG.normal(0, 1, (100, 3)).astype(np.float32)
+    np.testing.assert_array_equal(again.bins(values), model.bins(values))
+    np.testing.assert_array_equal(again.null, model.null)
+
+
+def test_a_short_reference_is_refused():
+    with pytest.raises(ValueError, match="at least 100"):
+        novelty.fit(np.zeros((99, 2), np.float32), np.zeros(99, np.int64))
