@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import queue
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,32 +54,31 @@ class KafkaSource:
             raise SourceUnavailable(f"no Kafka broker answers at {bootstrap}: {error or type(error).__name__}") from error
         self.raw = raw and kafka_raw.install(self._consumer)
         self._topics = list(topics)
-        self._changes: queue.SimpleQueue[tuple[str, list[TopicPartition], Future]] = queue.SimpleQueue()
         self._on_assigned: Change = lambda partitions: None
         self._on_revoked: Change = lambda partitions: None
         self._paused = False
         self._closing = False
-        self._highwater: dict[Partition, int] = {}
+        self._fault: BaseException | None = None
         self._trouble = ""
 
     def on_change(self, assigned: Change, revoked: Change) -> None:
-        """Join the group. The client reports changes in its own thread; they are handed on in ours, inside `poll`, and the rebalance
-        waits for that."""
+        """Join the group. Changes are told while `poll` waits for the rebalance, from another thread, so heartbeats go on meanwhile;
+        what a callback raises, `poll` raises."""
         self._on_assigned, self._on_revoked = assigned, revoked
         self._consumer.subscribe(topics=self._topics, listener=Listener(self))
 
     def poll(self, timeout_s: float, max_bytes: int) -> list[RawBatch]:
         """Records that have come, at most about `fetch_max_bytes` in all; RawBatches of at most about `max_bytes` each."""
-        self._hand_on_changes()
         limit = BATCHES_A_POLL if self.raw else RECORDS_A_POLL
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=limit)
         except kafka_errors.KafkaError as error:
+            if self._fault is not None:
+                raise self._fault from error
             if not (error.retriable or isinstance(error, kafka_errors.KafkaConnectionError)):
                 raise
             self._tell(error)
             return []
-        self._hand_on_changes()
         assigned = self._consumer.assignment()
         batches: list[RawBatch] = []
         for place, records in polled.items():
@@ -149,23 +148,19 @@ class KafkaSource:
             self._on_revoked([Partition(p.topic, p.partition) for p in sorted(places)])
         self._consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
 
-    def _hand_on_changes(self) -> None:
-        """Tell of partitions that came or went, and let the rebalance that waits for it go on."""
-        while True:
-            try:
-                kind, places, done = self._changes.get_nowait()
-            except queue.Empty:
-                return
-            partitions = [Partition(p.topic, p.partition) for p in sorted(places)]
-            try:
-                if kind == "assigned":
-                    self._on_assigned(partitions)
-                    if self._paused:
-                        self._consumer.pause(*places)
-                else:
-                    self._on_revoked(partitions)
-            finally:
-                self._consumer._client._manager._net.call_soon_threadsafe(lambda done=done: done.success(None))
+    def _told(self, change: str, places: Sequence[TopicPartition]) -> None:
+        """Tell of partitions that came or went; remember what the callback raised."""
+        partitions = [Partition(p.topic, p.partition) for p in sorted(places)]
+        try:
+            if change == "assigned":
+                self._on_assigned(partitions)
+                if self._paused:
+                    self._consumer.pause(*places)
+            else:
+                self._on_revoked(partitions)
+        except BaseException as fault:
+            self._fault = fault
+            raise
 
     def _committed(self, offsets: Any, response: Any) -> None:
         if isinstance(response, Exception):
@@ -178,22 +173,32 @@ class KafkaSource:
 
 
 class Listener(AsyncConsumerRebalanceListener):
-    """Passes changes to the thread that polls, and waits, without stopping heartbeats, until it has dealt with them."""
+    """Runs the callbacks beside the client's event loop. The thread that polls waits in `poll` meanwhile, so nothing runs twice at once."""
 
     def __init__(self, source: KafkaSource):
         self._source = source
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        await self._pass_on("assigned", assigned)
+        await self._tell("assigned", assigned)
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        await self._pass_on("revoked", revoked)
+        await self._tell("revoked", revoked)
 
-    async def _pass_on(self, kind: str, places: Sequence[TopicPartition]) -> None:
-        if places and not self._source._closing:
-            done = Future()
-            self._source._changes.put((kind, list(places), done))
-            await done
+    async def _tell(self, change: str, places: Sequence[TopicPartition]) -> None:
+        if not places or self._source._closing:
+            return
+        done, loop = Future(), self._source._consumer._client._manager._net
+
+        def run() -> None:
+            try:
+                self._source._told(change, list(places))
+            except BaseException as fault:  # noqa: BLE001 - raised again by poll
+                loop.call_soon_threadsafe(lambda fault=fault: done.failure(fault))
+            else:
+                loop.call_soon_threadsafe(lambda: done.success(None))
+
+        threading.Thread(target=run, name=f"partitions {change}", daemon=True).start()
+        await done
 
 
 def stock_batch(partition: Partition, records: Sequence[Any], position: int) -> RawBatch:
