@@ -20,8 +20,9 @@ from rich.live import Live
 
 from engine import config as configuration
 from engine.config import Config
-from engine.demo import fleet, terminal, traffic
+from engine.demo import terminal
 from engine.demo.feed import Feed, InProcess, ThroughKafka, Wire
+from engine.demo.prepare import STREAMS, prepare
 from engine.demo.scenario import Scenario, judged, span_s
 from engine.metrics import Metrics
 from engine.outbox import Outbox, Route
@@ -33,8 +34,6 @@ from streams.decode import Format
 from streams.records import Message
 from streams.sources.simulated import SimulatedSource
 
-STREAMS = {traffic.DIGITS_TOPIC: "inference", traffic.LLM_TOPIC: None, fleet.TOPIC: "hardware"}
-WARM_UP_S = 20.0
 BACKLOG_ROWS = 20_000
 
 
@@ -69,9 +68,9 @@ def run_demo(seconds: float, kafka: str | None, port: int, seed: int, console: C
     console = console or Console()
     logging.getLogger("engine").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="telltale-demo-") as folder:
-        warm_up(console, seed)
         span = span_s(seconds)
         scenario = Scenario(int((time.time() - span) * 1e6), span, seed)
+        prepare(console, scenario, Path(folder))
         config, names = settings(Path(folder), kafka)
         store = Store(config.store.url) if config.store else None
         assert store is not None
@@ -108,15 +107,14 @@ def run_demo(seconds: float, kafka: str | None, port: int, seed: int, console: C
 
 
 def settings(folder: Path, kafka: str | None) -> tuple[Config, dict[str, str]]:
-    """The configuration that the demo runs with, and the topics' names if a broker is used. Budgets and detectors are the defaults, but
-    for the queries that make the benign reference: the demo has time for more of them."""
+    """The configuration that the demo runs with, default detectors and budgets, and the topics' names if a broker is used."""
     run = uuid.uuid4().hex[:8]
     names = {topic: f"telltale.{topic}.{run}" for topic in STREAMS}
     text: dict[str, Any] = {
         "name": "demo",
         "store": {"url": f"sqlite:///{folder}/alerts.db"},
         "api": {"host": "127.0.0.1"},
-        "detectors": {"extraction": {"reference_rows": 3000}},
+        "baseline": str(folder / "baseline"),
         "checkpoint": {"dir": str(folder / "checkpoints")},
     }
     if kafka is not None:
@@ -125,33 +123,12 @@ def settings(folder: Path, kafka: str | None) -> tuple[Config, dict[str, str]]:
     return configuration.parse(configuration.yaml.safe_dump(text), "demo"), names
 
 
-def assembled(config: Config, source: Any, formats: dict[str, Format], store: Store | None, listener: Listener | None) -> Engine:
+def assembled(config: Config, source: Any, formats: dict[str, Format], store: Store | None, listener: Listener) -> Engine:
     """The service's engine, with the terminal as one more sink."""
-    routes = make_routes(config, store) + ([Route("terminal", listener, frozenset({"alert"}))] if listener else [])
+    routes = [*make_routes(config, store), Route("terminal", listener, frozenset({"alert"}))]
     engine = Engine(config, make_detectors(config), source, formats, Outbox(routes), Metrics())
     source.on_change(engine.assigned, engine.revoked)
     return engine
-
-
-def warm_up(console: Console, seed: int) -> None:
-    """Compile every kernel that the demo will need, on a few seconds of other traffic; Numba keeps the result for the next time."""
-    started = time.monotonic()
-    with (
-        console.status("Compiling kernels and training the classifier (the first time takes a while)"),
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        config, _ = settings(Path(folder), None)
-        source = SimulatedSource(list(STREAMS), limit_bytes=1 << 40)
-        engine = assembled(config, source, {topic: Format(stream) for topic, stream in STREAMS.items()}, None, None)
-        start_us = int((time.time() - span_s(0)) * 1e6)
-        scenario = Scenario(start_us, span_s(0), seed + 1)
-        for step in range(1, 9):
-            for record in scenario.records(start_us + int(step * WARM_UP_S * 1e6)):
-                source.put(record.topic, record.value, record.time_us // 1000)
-            engine.step(0.0)
-        engine.judge_population(final=True)
-        engine.close()
-    console.print(f"Ready after {time.monotonic() - started:.1f} s.")
 
 
 def play(console: Console, engine: Engine, feed: Feed, seconds: float, url: str) -> None:

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 LEVELS = 16.0
 """Pixels are 0 (paper) to 16 (ink)."""
@@ -147,7 +147,8 @@ class JacobianAugmentation(Thief):
         images, labels = np.concatenate(self.images), np.concatenate(self.labels)
         chosen = self.rng.choice(len(images), min(len(images), self.ROUND_LIMIT), replace=False)
         images = images[chosen]
-        substitute = LogisticRegression(max_iter=60, tol=1e-2).fit(np.concatenate(self.images) / LEVELS, labels)
+        with threadpool_limits(1):
+            substitute = LogisticRegression(max_iter=60, tol=1e-2).fit(np.concatenate(self.images) / LEVELS, labels)
         chances = substitute.predict_proba(images / LEVELS)
         slope = substitute.coef_[np.searchsorted(substitute.classes_, labels[chosen])] - chances @ substitute.coef_
         step = self.STEP * self.rng.choice([-1.0, 1.0], (len(images), 1))

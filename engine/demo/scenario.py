@@ -15,6 +15,8 @@ from engine.demo.traffic import DIGITS_MODEL, LLM_MODEL, DigitsTraffic, LlmTraff
 
 SPANS_S, FASTEST = (900.0, 2400.0), 60.0
 """Event time that a run covers: forty minutes, or less in a short run, so that time need not run more than sixty times as fast."""
+PRELUDE_S = 600.0
+"""Event time before it in which all is well: what the baseline is fitted from."""
 READERS, READER_RATE, THIEF_RATE, LLM_RATE = 24, 0.5, 3.0, 5.0
 EARLY_US = 60_000_000
 """How much before an injection an alert's onset may lie and still be taken for an answer to it (windows reach back)."""
@@ -54,11 +56,12 @@ def span_s(seconds: float) -> float:
 
 
 class Scenario:
-    """Everything that happens in `span_s` of event time from `start_us`, from one seed."""
+    """Everything that happens in `span_s` of event time from `start_us`, and in the calm prelude before it, from one seed."""
 
     def __init__(self, start_us: int, span_s: float, seed: int):
         self.start_us, self.span_s, self.seed = start_us, span_s, seed
         self.end_us = self.at(1.0)
+        before_us = start_us - int(PRELUDE_S * 1e6)
         streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(READERS + 6)]
         self.server = Server(seed)
         images, labels = self.server.held_out, self.server.held_out_labels
@@ -67,13 +70,13 @@ class Scenario:
         jacobian = JacobianAugmentation(f"client-{READERS + 1:02d}", THIEF_RATE, streams[1], images[streams[2].choice(len(images), 60)])
         self.thieves: dict[str, Thief] = {"random knockoff": knockoff, "Jacobian augmentation": jacobian}
         theft, adaptive, drift = self.at(0.40), self.at(0.50), self.at(0.65)
-        visits = [Visit(r, start_us, self.end_us) for r in readers]
+        visits = [Visit(r, before_us, self.end_us) for r in readers]
         visits += [Visit(knockoff, theft, self.at(0.80)), Visit(jacobian, adaptive, self.end_us)]
         faults = [Fault("xid79", 2, 5, self.at(0.55)), Fault("throttle", 3, 1, self.at(0.60)), Fault("vanish", 1, 3, self.at(0.70))]
         self.producers = (
-            DigitsTraffic(self.server, visits, start_us, streams[3]),
-            LlmTraffic(start_us, drift, LLM_RATE, streams[4]),
-            Fleet(start_us, faults, streams[5]),
+            DigitsTraffic(self.server, visits, before_us, streams[3]),
+            LlmTraffic(before_us, drift, LLM_RATE, streams[4]),
+            Fleet(before_us, faults, streams[5]),
         )
         xid, hot, gone = faults
         digits = f"{DIGITS_MODEL}/"  # stolen-from models see another mix of inputs and answers, which is drift and true

@@ -79,7 +79,7 @@ def test_faults_happen_where_and_when_they_are_put() -> None:
 
 
 def test_everything_a_scenario_sends_is_decoded_and_a_seed_repeats_it() -> None:
-    sent = [[(r.topic, r.rows, r.value) for r in Scenario(START_US, 3).records(START_US + 30_000_000)] for _ in range(2)]
+    sent = [[(r.topic, r.rows, r.value) for r in Scenario(START_US, 900.0, 3).records(START_US + 30_000_000)] for _ in range(2)]
     assert [x[:2] for x in sent[0]] == [x[:2] for x in sent[1]] and len({x[0] for x in sent[0]}) == 3
     assert [x[2] for x in sent[0]] == [x[2] for x in sent[1]]
     for topic, rows, value in sent[0]:
