@@ -26,7 +26,9 @@ def evidence(values, slots, null_mean, bets, weights, state, rule, cap):
                 e += weights[j] * state[row, j]
             out[i] = e
             continue
-        surprise = min(max(x, 0.0), 1.0) - null_mean[own_mean * row]
+        x = x if x > 0.0 else np.float64(0.0)
+        x = x if x < 1.0 else np.float64(1.0)
+        surprise = x - null_mean[own_mean * row]
         for j in range(BETS):
             held = state[row, j] + add
             held = held if held > least else least
