@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from streams.decode import arrow, json
+from streams.decode import arrow, json, otlp, otlp_json
 from streams.decode.format import ENCODINGS, Format, reject, reject_all
 from streams.decode.sniff import encodings_of
 from streams.records import Decoded, RawBatch
@@ -22,6 +22,8 @@ Decoder = Callable[[RawBatch, np.ndarray, Format, "str | None"], Decoded]
 DECODERS: Mapping[str, Decoder] = {
     "json": json.decode,
     "arrow": arrow.decode,
+    "otlp_proto": otlp.decode,
+    "otlp_json": otlp_json.decode,
 }
 
 
