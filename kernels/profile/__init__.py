@@ -78,13 +78,9 @@ def profile(
 
     values = as_floats(values)
     rows = len(state.counts)
-    check(values, slots, edges, state, valid, first_bit)
+    check(values, slots, edges, state, valid, first_bit, edge_rows)
     if edge_rows is None:
-        if len(edges) not in (1, rows):
-            raise ValueError(f"edges of {len(edges)} series for a state of {rows}: say which by edge_rows")
         edge_rows = np.zeros(rows, np.int32) if len(edges) == 1 else np.arange(rows, dtype=np.int32)
-    elif len(edge_rows) != rows or (rows and not 0 <= int(edge_rows.min()) <= int(edge_rows.max()) < len(edges)):
-        raise ValueError("edge_rows must name a row of edges for every state row")
     if values.size:
         cpu.profile(values, slots, edges, *state, valid, first_bit, edge_rows)
     return state
@@ -100,16 +96,15 @@ def as_floats(values: Any) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def check(values: Any, slots: Any, edges: Edges, state: Profile, valid: np.ndarray | None, first_bit: int) -> None:
-    """ValueError unless the arguments of `profile` fit together."""
+def check(values: Any, slots: Any, edges: Edges, state: Profile, valid: Any, first_bit: int, edge_rows: Any) -> None:
+    """ValueError unless the arguments of `profile`, NumPy's or Torch's, fit together."""
     counts, moments, extremes = state
     rows = len(counts)
-    if counts.dtype != np.int64 or counts.shape != (rows, edges.width + 3):
-        raise ValueError(f"counts must be int64[S, {edges.width + 3}], not {counts.dtype}{list(counts.shape)}")
-    if moments is not None and (moments.dtype != np.int64 or moments.shape != (rows, 4)):
-        raise ValueError(f"moments must be int64[{rows}, 4], not {moments.dtype}{list(moments.shape)}")
-    if extremes is not None and (extremes.dtype != np.float64 or extremes.shape != (rows, 2)):
-        raise ValueError(f"extremes must be float64[{rows}, 2], not {extremes.dtype}{list(extremes.shape)}")
+    expect("counts", counts, "int64", (rows, edges.width + 3))
+    if moments is not None:
+        expect("moments", moments, "int64", (rows, 4))
+    if extremes is not None:
+        expect("extremes", extremes, "float64", (rows, 2))
     if values.ndim not in (1, 2):
         raise ValueError(f"values must be [n] or [F, n], not of {values.ndim} dimensions")
     if isinstance(slots, int | np.integer):
@@ -118,15 +113,28 @@ def check(values: Any, slots: Any, edges: Edges, state: Profile, valid: np.ndarr
         if not 0 <= int(slots) < rows:
             raise ValueError(f"slot {slots} is not in a state of {rows} rows")
     else:
-        if slots.dtype != np.int32 or slots.shape != (len(values),):
-            raise ValueError(f"slots must be int32[{len(values)}], not {slots.dtype}{list(slots.shape)}")
+        expect("slots", slots, "int32", (len(values),))
         if len(slots) and (int(slots.max()) >= rows or (values.ndim == 2 and int(slots.min()) < 0)):
             raise ValueError(f"slots must be in a state of {rows} rows")
     if valid is not None:
         if values.ndim == 2:
             raise ValueError("a validity bitmap goes with one column; let columns have NaN where they are null")
-        if valid.dtype != np.uint8 or first_bit < 0 or 8 * len(valid) < first_bit + len(values):
-            raise ValueError("valid must be uint8 with a bit for every value")
+        expect("valid", valid, "uint8", tuple(valid.shape))
+        if first_bit < 0 or 8 * len(valid) < first_bit + len(values):
+            raise ValueError("valid must have a bit for every value")
+    if edge_rows is not None:
+        expect("edge_rows", edge_rows, "int32", (rows,))
+        if rows and not 0 <= int(edge_rows.min()) <= int(edge_rows.max()) < len(edges):
+            raise ValueError("edge_rows must name a row of edges for every state row")
+    elif len(edges) not in (1, rows):
+        raise ValueError(f"edges of {len(edges)} series for a state of {rows}: say which by edge_rows")
+
+
+def expect(name: str, array: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    """ValueError unless the array has this type and shape."""
+    got = str(array.dtype).removeprefix("torch.")
+    if got != dtype or tuple(array.shape) != shape:
+        raise ValueError(f"{name} must be {dtype}{list(shape)}, not {got}{list(array.shape)}")
 
 
 def merge(state: Profile, other: Profile) -> Profile:
