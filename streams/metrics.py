@@ -155,8 +155,10 @@ OPENTELEMETRY = [
     Metric("status", ("hw.status",), "gauge", "1", "OpenTelemetry hw.*"),
 ]
 
-METRICS: dict[str, Metric] = {alias: metric for metric in (*DCGM, *SERVING, *OPENTELEMETRY) for alias in metric.aliases}
-"""Every metric by every name it has on the wire.
+METRICS: dict[str, Metric] = {
+    spelling: metric for metric in (*DCGM, *SERVING, *OPENTELEMETRY) for alias in metric.aliases for spelling in (alias, alias.lower())
+}
+"""Every metric by every name it has on the wire, and by that name in small letters, which is how OpenTelemetry's SDK writes it.
 
 >>> METRICS["DCGM_FI_DEV_GPU_TEMP"].name, METRICS["vllm:gpu_cache_usage_perc"].name
 ('gpu_temp', 'kv_cache_usage')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +14,11 @@ from tests.support.kafka import Cluster, connect
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-gpu-code", action="store_true", help="leave out the tests that run Triton kernels")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # kafka-python leaves sockets of connections that failed to the garbage collector
+    config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -25,6 +32,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("kafka"):
                 item.add_marker(pytest.mark.skip(reason=f"no Kafka: {why}"))
+
+
+def pytest_sessionfinish() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for _ in range(5):
+            gc.collect()
 
 
 NO_KAFKA = pytest.StashKey[str]()

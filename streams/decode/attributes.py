@@ -102,7 +102,7 @@ def span_row(
         target = "prompt" if name == "user_prompt" else name
         if name not in row and target in RANKED and column.type is not None:
             row[name] = as_type(pick(target, attributes, resource), column.type)
-    given = next((attributes[p] if p in attributes else resource[p] for p in principal if p in attributes or p in resource), None)
+    given = next((where[p] for where in (attributes, resource) for p in principal if p in where), None)
     row["principal"] = as_type(given, pa.string()) or row["principal"] or as_type(resource.get("service.name"), pa.string())
     row["error"] = row["error"] or failed
     if stream == "inference":
