@@ -29,16 +29,16 @@ function plain(value) {
 }
 
 function figure(title, value) {
-  if (!Array.isArray(value) || value.length < 2) return null;
+  if (!Array.isArray(value) || !value.length) return null;
   if (value.length >= 4 && value.every(isNumber)) return line(title, value);
   if (!value.every(isObject)) return null;
-  const columns = Object.keys(value[0]);
+  const columns = Object.keys(value[0]).filter((c) => !value.some((row) => row[c] !== null && typeof row[c] === "object"));
   const series = columns.filter((c) => value.every((row) => isNumber(row[c])));
   const label = columns.find((c) => !series.includes(c)) ?? columns[0];
   const marks = series.filter((c) => c !== label);
-  if (marks.length === 2 && value.length > 2) return pairs(title, value, label, marks);
-  if (marks.length >= 1 && columns.length <= 6) return bars(title, value, label, marks);
-  return null;
+  if (marks.length === 2 && marks[0] === "reference" && value.length > 1) return pairs(title, value, label, marks);
+  if (marks.length === 1 && columns.length === 2 && value.length > 1) return bars(title, value, label, marks[0]);
+  return table(title, value, columns, series);
 }
 
 const caption = (title, ...more) => html("figcaption", {}, title, ...more);
@@ -67,21 +67,27 @@ function pairs(title, rows, label, [a, b]) {
   return html("figure", {}, caption(title, html("i", { class: "mark-a" }), a, html("i", { class: "mark-b" }), b), chart);
 }
 
-// A few named values: horizontal bars for the first number, the others beside it.
-function bars(title, rows, label, marks) {
+// A few named values: horizontal bars.
+function bars(title, rows, label, mark) {
   const shown = rows.slice(0, 16);
-  const top = Math.max(...shown.map((row) => Math.abs(row[marks[0]] ?? 0))) || 1;
+  const top = Math.max(...shown.map((row) => Math.abs(row[mark] ?? 0))) || 1;
   const chart = svg("svg", { viewBox: `0 0 ${WIDTH} ${shown.length * 20}`, role: "img", "aria-label": title });
   shown.forEach((row, i) => {
-    const width = (Math.abs(row[marks[0]] ?? 0) / top) * (WIDTH - 330);
-    const text = marks.map((mark) => (marks.length > 1 ? `${mark} ${number(row[mark])}` : number(row[mark]))).join(", ");
+    const width = (Math.abs(row[mark] ?? 0) / top) * (WIDTH - 250);
     chart.append(
       svg("text", { x: 0, y: i * 20 + 13 }, String(row[label]).slice(0, 30)),
       svg("rect", { x: 170, y: i * 20 + 4, width: Math.max(1, width), height: 12, class: "mark-b" }),
-      svg("text", { x: 176 + width, y: i * 20 + 13 }, text),
+      svg("text", { x: 176 + width, y: i * 20 + 13 }, number(row[mark])),
     );
   });
   return html("figure", {}, caption(title), chart);
+}
+
+function table(title, rows, columns, series) {
+  const cell = (row, c) => html("td", { class: series.includes(c) ? "number" : null }, isTime(c, row[c]) ? clock(row[c] / 1000) : plain(row[c]));
+  const head = columns.map((c) => html("th", { class: series.includes(c) ? "number" : null }, c.replaceAll("_", " ")));
+  const body = rows.slice(0, 30).map((row) => html("tr", {}, ...columns.map((c) => cell(row, c))));
+  return html("figure", {}, caption(title), html("table", {}, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...body)));
 }
 
 function line(title, values) {

@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -67,42 +68,37 @@ def run_demo(seconds: float, kafka: str | None, port: int, seed: int, console: C
     """
     console = console or Console()
     logging.getLogger("engine").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="telltale-demo-") as folder:
-        span = span_s(seconds)
-        scenario = Scenario(int((time.time() - span) * 1e6), span, seed)
-        prepare(console, scenario, Path(folder))
-        config, names = settings(Path(folder), kafka)
-        store = Store(config.store.url) if config.store else None
-        assert store is not None
+    span = span_s(seconds)
+    scenario = Scenario(int((time.time() - span) * 1e6), span, seed)
+    with ExitStack() as closing:
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="telltale-demo-")))
+        prepare(console, scenario, folder)
+        config, names = settings(folder, kafka)
+        assert config.store is not None and config.api is not None
+        store = Store(config.store.url)
+        closing.callback(store.close)
         listener = Listener(console)
         wire: Wire
         if kafka is None:
             source = SimulatedSource(list(STREAMS))
-            formats = {topic: Format(stream) for topic, stream in STREAMS.items()}
             wire = InProcess(source)
-            engine = assembled(config, source, formats, store, listener)
+            engine = assembled(config, source, {topic: Format(stream) for topic, stream in STREAMS.items()}, store, listener)
         else:
             wire = ThroughKafka(kafka, names)
+            closing.callback(wire.close)
             engine = assembled(config, make_kafka_source(config), make_formats(config), store, listener)
-        speed = span / seconds
-        feed = listener.feed = Feed(scenario, wire, speed, lambda: feed.rows - engine.rows > BACKLOG_ROWS)
+        closing.callback(engine.close)
+        feed = listener.feed = Feed(scenario, wire, span / seconds, lambda: feed.rows - engine.rows > BACKLOG_ROWS)
         api = api_module()
-        assert config.api is not None
-        server = api.serve_in_thread(api.create_app(store, config.api, engine.metrics.registry, lambda: engine.ready), "127.0.0.1", port)
-        console.print(
-            f"Event time runs {speed:.0f} times faster than wall time. Console and REST API: [link={server.url}]{server.url}[/link]"
+        server = api.serve_in_thread(
+            api.create_app(store, config.api, engine.metrics.registry, lambda: engine.ready), config.api.host, port
         )
-        try:
-            play(console, engine, feed, seconds, server.url)
-            engine.judge_population(final=True)
-            engine.outbox.flush(10.0)
-            finish(console, scenario, listener, feed)
-        finally:
-            feed.stop()
-            engine.close()
-            wire.close()
-            server.close()
-            store.close()
+        closing.callback(server.close)
+        console.print(f"Event time runs {feed.speed:.0f} times as fast as wall time. Console and REST API: {server.url}", highlight=False)
+        play(console, engine, feed, seconds, server.url)
+        engine.judge_population(final=True)
+        engine.outbox.flush(10.0)
+        finish(console, scenario, listener, feed)
     return 0
 
 
@@ -136,21 +132,26 @@ def play(console: Console, engine: Engine, feed: Feed, seconds: float, url: str)
     feed.start()
     begin = time.monotonic()
     marks = [(begin, engine.rows)]
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while (now := time.monotonic()) < begin + seconds and (feed.running or feed.rows > engine.rows):
-            engine.step(0.05)
-            feed.check()
-            if now - marks[-1][0] >= 0.25:
-                marks = [*marks[-8:], (now, engine.rows)]
-                rate = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
-                alerts = sum(engine.opened.values())
-                line = terminal.status(feed.reached_us, begin + seconds - now, engine.rows, url, rows_per_s=rate, alerts=alerts)
-                live.update(line, refresh=True)
+    try:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while (now := time.monotonic()) < begin + seconds and (feed.running or feed.rows > engine.rows):
+                engine.step(0.05)
+                feed.check()
+                if now - marks[-1][0] >= 0.25:
+                    marks = [*marks[-8:], (now, engine.rows)]
+                    rate = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+                    alerts = sum(engine.opened.values())
+                    line = terminal.status(feed.reached_us, begin + seconds - now, engine.rows, url, rows_per_s=rate, alerts=alerts)
+                    live.update(line, refresh=True)
+    finally:
         feed.stop()
-        while engine.step(0.2):
-            pass
+    while engine.step(0.2):
+        pass
     wall = time.monotonic() - begin
-    console.print(f"\n{engine.rows:,} rows in {wall:.1f} s: {engine.rows / wall:,.0f} rows/s, all rows judged", highlight=False)
+    reached = (feed.reached_us - feed.scenario.start_us) / (feed.scenario.end_us - feed.scenario.start_us)
+    console.print(f"\n{engine.rows:,} rows in {wall:.1f} s: {engine.rows / wall:,.0f} rows/s, all rows judged.", highlight=False)
+    if reached < 1:
+        console.print(f"The engine held the producers back: {reached:.0%} of the script was played.", highlight=False)
 
 
 def finish(console: Console, scenario: Scenario, listener: Listener, feed: Feed) -> None:

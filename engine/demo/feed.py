@@ -9,6 +9,7 @@ from typing import Protocol
 
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
+from kafka.errors import KafkaError
 
 from engine.demo.record import Record
 from engine.demo.scenario import Scenario
@@ -39,13 +40,19 @@ class InProcess:
 
 
 class ThroughKafka:
-    """Through a broker. `names`: the real topic of each of the demo's; they are made, and deleted on closing."""
+    """Through a broker. `names`: the real topic of each of the demo's; they are made, and deleted on closing.
+
+    Raises ConnectionError when no broker answers, or it refuses the topics.
+    """
 
     def __init__(self, bootstrap: str, names: dict[str, str]):
         self.names = names
-        self.admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-        self.admin.create_topics([NewTopic(name, num_partitions=1, replication_factor=1) for name in names.values()])
-        self.producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20)
+        try:
+            self.admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+            self.admin.create_topics([NewTopic(name, num_partitions=1, replication_factor=1) for name in names.values()])
+            self.producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20)
+        except KafkaError as error:
+            raise ConnectionError(f"Kafka at {bootstrap}: {error or type(error).__name__}") from error
 
     def put(self, record: Record) -> None:
         self.producer.send(self.names[record.topic], record.value, timestamp_ms=record.time_us // 1000)

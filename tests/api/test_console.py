@@ -89,6 +89,7 @@ def test_a_search_reaches_beyond_what_is_shown_and_pages_follow(page: Any, launc
     playwright.expect(rows).to_have_count(100)
     page.get_by_role("button", name="Older alerts").click()
     playwright.expect(rows).to_have_count(130)
+    playwright.expect(page.locator("#more")).to_be_hidden()
     page.get_by_placeholder("Search").fill("h7/gpu0")
     playwright.expect(rows).to_have_count(1)
 
