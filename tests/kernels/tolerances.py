@@ -21,6 +21,7 @@ TOLERANCES = {
     "cardinality": Tolerance(0, 0),
     "cardinality.estimate": Tolerance(1e-9, 0),
     "mahalanobis": Tolerance(1e-6, 1e-8),  # an inverse of a matrix with ridge 1e-3, in float64
+    "neighbors": Tolerance(1e-6, 1e-6),  # neighbours chosen in float32, distances in float64
     "peers": Tolerance(1e-12, 1e-12),
     "rff": Tolerance(0, 1e-4),  # of a row's feature: float32 angles, rounded to 2**-14
     "textsketch": Tolerance(1e-6, 0),  # integers, divided by their norm in float32
