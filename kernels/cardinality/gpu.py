@@ -33,7 +33,7 @@ def hll_kernel(items, slots, places, ranks, n, P: tl.constexpr, BLOCK: tl.conste
     rest = h << P
     zeros = tl.zeros((BLOCK,), tl.int32) + 64
     for power in tl.static_range(6):
-        shift: tl.constexpr = 32 >> power
+        shift = 32 >> power
         upper = rest >> shift
         zeros = tl.where(upper != 0, zeros - shift, zeros)
         rest = tl.where(upper != 0, upper, rest)
@@ -44,7 +44,7 @@ def hll_kernel(items, slots, places, ranks, n, P: tl.constexpr, BLOCK: tl.conste
     tl.store(ranks + i, tl.where(slot >= 0, rank, 0).to(tl.uint8), mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["W"])
 def count_min_kernel(
     items, slots, counts, weights, found, n, W, D: tl.constexpr, ADD: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -71,7 +71,7 @@ def count_min_kernel(
         tl.store(found + i, tl.where(used, least, 0), mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["W"])
 def bloom_kernel(items, slots, bits, found, n, W, K: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr):
     """Set the bits of items, or write whether all of them are set."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -102,7 +102,7 @@ def add_distinct(items, slots, registers):
     places = torch.empty(n, dtype=torch.int64, device=items.device)
     ranks = torch.empty(n, dtype=torch.uint8, device=items.device)
     precision = registers.shape[1].bit_length() - 1
-    hll_kernel[(triton.cdiv(n, BLOCK),)](signed(items), slots, places, ranks, n, P=precision, BLOCK=BLOCK)
+    hll_kernel[(triton.cdiv(n, BLOCK),)](signed(items), slots, places, ranks, n, P=precision, BLOCK=BLOCK, enable_fp_fusion=False)
     registers.view(-1).scatter_reduce_(0, places, ranks, "amax")
 
 
@@ -145,7 +145,7 @@ def run_count_min(items, slots, counts, weights, found):
     if n:
         count_min_kernel[(triton.cdiv(n, BLOCK),)](
             signed(items), slots, counts, counts if weights is None else weights, counts if found is None else found, n, w,
-            D=d, ADD=found is None, WEIGHTED=weights is not None, BLOCK=BLOCK,
+            D=d, ADD=found is None, WEIGHTED=weights is not None, BLOCK=BLOCK, enable_fp_fusion=False,
         )  # fmt: skip
 
 
@@ -164,7 +164,16 @@ def run_bloom(items, slots, bits, hashes, found):
     if n:
         words = signed(bits)
         bloom_kernel[(triton.cdiv(n, BLOCK),)](
-            signed(items), slots, words, words if found is None else found, n, bits.shape[1], K=hashes, ADD=found is None, BLOCK=BLOCK
+            signed(items),
+            slots,
+            words,
+            words if found is None else found,
+            n,
+            bits.shape[1],
+            K=hashes,
+            ADD=found is None,
+            BLOCK=BLOCK,
+            enable_fp_fusion=False,
         )
 
 

@@ -35,7 +35,7 @@ def evidence_kernel(
         going = here & (start + t < stop)
         row = tl.load(order + start + t, mask=going, other=0)
         x = tl.load(values + row, mask=going, other=0.0).to(tl.float64)
-        known = going & (x == x)
+        known = going & (tl.abs(x) <= float("inf"))
         x = tl.minimum(tl.maximum(x, 0.0), 1.0)
         next_m = (1.0 + bet * (x - mean)[:, None]) * tl.maximum(m + add, least)
         next_m = tl.minimum(tl.maximum(next_m, floor), cap)

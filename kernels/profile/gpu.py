@@ -16,7 +16,8 @@ import triton.language as tl
 from kernels.profile import Profile, check
 from kernels.profile.edges import MAX_QUANTA, Edges
 
-BLOCK = 2048
+BLOCK = 1024
+MOST_STEPS = 4096  # blocks of a program, at most: 2**12 squares a lane of up to 2**50 fit int64
 ROWS = 1024
 PROGRAMS = 1056  # of a launch at least, where there is work for them: 8 for each of 132 multiprocessors
 
@@ -33,7 +34,7 @@ def place_of(x, thresholds, row, T: tl.constexpr, STEP: tl.constexpr, bins, WIDT
             edge = tl.load(thresholds + row * T + next_up - 1)
             reached = tl.where(edge <= x, next_up, reached)
     place = tl.where(reached <= bins, reached, WIDTH + 1)
-    return tl.where(x == x, place, WIDTH + 2)
+    return tl.where(tl.abs(x) <= float("inf"), place, WIDTH + 2)
 
 
 @triton.jit
@@ -68,12 +69,12 @@ def columns_kernel(
     used = tl.load(bins + e)
     center, scale = tl.load(centers + e), tl.load(per_quantum + e)
     held = tl.zeros((PLACES,), tl.int32)
-    finite_sum = tl.zeros((BLOCK,), tl.int64)
+    number: tl.constexpr = values.dtype.element_ty
+    finite_count = tl.zeros((BLOCK,), tl.int32)
     total = tl.zeros((BLOCK,), tl.int64)
-    lower = tl.zeros((BLOCK,), tl.int64)
-    upper = tl.zeros((BLOCK,), tl.int64)
-    least = tl.full((BLOCK,), float("inf"), tl.float64)
-    most = tl.full((BLOCK,), float("-inf"), tl.float64)
+    squares = tl.zeros((BLOCK,), tl.int64)  # see MOST_STEPS
+    least = tl.full((BLOCK,), float("inf"), number)
+    most = tl.full((BLOCK,), float("-inf"), number)
     stop = tl.minimum((c + 1) * share, n)
     for start in range(c * share, stop, BLOCK):
         i = start + tl.arange(0, BLOCK)
@@ -84,20 +85,19 @@ def columns_kernel(
         held += tl.histogram(place, PLACES, mask=here)
         finite = tl.abs(x) < float("inf")
         k = quanta_of(x, center, scale, END)
-        finite_sum += finite.to(tl.int64)
+        finite_count += finite.to(tl.int32)
         total += k
-        lower += (k * k) & 0xFFFFFFFF
-        upper += (k * k) >> 32
-        least = tl.minimum(least, tl.where(finite, x, float("inf")).to(tl.float64))
-        most = tl.maximum(most, tl.where(finite, x, float("-inf")).to(tl.float64))
+        squares += k * k
+        least = tl.minimum(least, tl.where(finite, x, float("inf")))
+        most = tl.maximum(most, tl.where(finite, x, float("-inf")))
     part = f * tl.num_programs(0) + c
     tl.store(counts + part * PLACES + tl.arange(0, PLACES), held)
-    tl.store(sums + part * 4, tl.sum(finite_sum, axis=0))
+    tl.store(sums + part * 4, tl.sum(finite_count.to(tl.int64), axis=0))
     tl.store(sums + part * 4 + 1, tl.sum(total, axis=0))
-    tl.store(sums + part * 4 + 2, tl.sum(lower, axis=0))
-    tl.store(sums + part * 4 + 3, tl.sum(upper, axis=0))
-    tl.store(ends + part * 2, tl.min(least, axis=0))
-    tl.store(ends + part * 2 + 1, tl.max(most, axis=0))
+    tl.store(sums + part * 4 + 2, tl.sum(squares & 0xFFFFFFFF, axis=0))
+    tl.store(sums + part * 4 + 3, tl.sum(squares >> 32, axis=0))
+    tl.store(ends + part * 2, tl.min(least, axis=0).to(tl.float64))
+    tl.store(ends + part * 2 + 1, tl.max(most, axis=0).to(tl.float64))
 
 
 @triton.jit
@@ -163,7 +163,7 @@ def fold_columns(values, slots, tables, state, valid, first_bit, edge_rows, shap
     """Fold columns [F, n] into the state rows `slots`."""
     columns, n = values.shape
     device = values.device
-    share = triton.cdiv(triton.cdiv(n, triton.cdiv(PROGRAMS, columns)), BLOCK) * BLOCK
+    share = min(triton.cdiv(triton.cdiv(n, triton.cdiv(PROGRAMS, columns)), BLOCK), MOST_STEPS) * BLOCK
     cuts = triton.cdiv(n, share)
     places = triton.next_power_of_2(shape["WIDTH"] + 3)
     counts = torch.empty((columns, cuts, places), dtype=torch.int32, device=device)

@@ -25,7 +25,7 @@ def extended(h, token):
     return h ^ (h >> 31)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def transitions_kernel(
     tokens, before, contexts_of, groups, order, starts, counts, out, n, M, scale, LEARN: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -96,7 +96,18 @@ def transitions(tokens, slots, contexts, counts, *, groups, vocabulary, prior, l
         grid, block = (len(lengths), 1) if learn else (triton.cdiv(m, BLOCK), BLOCK)
         scale = torch.tensor([vocabulary, prior], dtype=torch.float64, device=device)
         transitions_kernel[(grid,)](
-            *parts, order, starts, counts, scored, m, counts.shape[1], scale, LEARN=learn, BLOCK=block, num_warps=1 if learn else 4
+            *parts,
+            order,
+            starts,
+            counts,
+            scored,
+            m,
+            counts.shape[1],
+            scale,
+            LEARN=learn,
+            BLOCK=block,
+            num_warps=1 if learn else 4,
+            enable_fp_fusion=False,
         )
         out[rows] = scored
     return contexts, counts, out

@@ -1,0 +1,171 @@
+"""What each Triton kernel costs on each architecture, compiled ahead of time with no GPU: registers, stack (spills), shared memory.
+
+A kernel is one row of `KERNELS`. `python -m tests.kernels.compile_table` prints the table; `--write` commits what it measured as the
+new limits (registers rounded up to eight) to compile_limits.csv; `--check` exits 1 where a kernel is over its limits. It must run
+in a process where TRITON_INTERPRET is not set.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ARCHITECTURES = (80, 90, 100)
+LIMITS = Path(__file__).with_name("compile_limits.csv")
+
+
+class Kernel(NamedTuple):
+    """`arguments`: a word for each argument, in order: `name:type` in Triton's notation, or `NAME=constant`. `options`: of the launch."""
+
+    path: str
+    arguments: str
+    options: dict[str, object] = {}  # noqa: RUF012 - never changed
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.path.removeprefix("kernels.").replace(".gpu:", ".") + (f"[{self.name}]" if self.name else "")
+
+
+class Usage(NamedTuple):
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+
+
+PROFILE = "thresholds:*{0} bins:*i32 centers:*{0} per_quantum:*{0}"
+PROFILE_SHAPE = "T=33 STEP=32 WIDTH=32"
+EXACT = {"enable_fp_fusion": False}
+
+KERNELS = [
+    *(
+        Kernel(
+            "kernels.profile.gpu:columns_kernel",
+            f"values:*{kind} valid:*u8 first_bit:i64 edge_of:*i32 {PROFILE.format(kind)} counts:*i32 sums:*i64 ends:*fp64 n:i64 share:i64 "
+            f"{PROFILE_SHAPE} PLACES=64 END=33554432.0 VALID={nulls} BLOCK=1024",
+            EXACT,
+            f"{kind} {'bitmap' if nulls else 'plain'}",
+        )
+        for kind, nulls in (("fp32", False), ("fp32", True), ("fp64", False))
+    ),
+    Kernel(
+        "kernels.profile.gpu:rows_kernel",
+        f"values:*fp32 valid:*u8 first_bit:i64 slots:*i32 edge_rows:*i32 {PROFILE.format('fp32')} counts:*i64 moments:*i64 keys:*i64 n:i64 "
+        f"{PROFILE_SHAPE} END=33554432.0 VALID=True MOMENTS=True EXTREMES=True BLOCK=1024",
+        EXACT,
+    ),
+    Kernel(
+        "kernels.evidence.gpu:evidence_kernel",
+        "values:*fp32 order:*i64 starts:*i64 keys:*i32 null_mean:*fp64 bets:*fp64 weights:*fp64 state:*fp64 rule:*fp64 out:*fp64 runs:i32 "
+        "OWN_MEAN=1 OWN_BETS=1 RUNS=16 BETS=8",
+        EXACT,
+    ),
+    Kernel("kernels.cardinality.gpu:hll_kernel", "items:*i64 slots:*i32 places:*i64 ranks:*u8 n:i64 P=12 BLOCK=1024", EXACT),
+    *(
+        Kernel(
+            "kernels.cardinality.gpu:count_min_kernel",
+            f"items:*i64 slots:*i32 counts:*i32 weights:*i32 found:*i32 n:i64 W:i64 D=4 ADD={add} WEIGHTED={add} BLOCK=1024",
+            EXACT,
+            "add" if add else "ask",
+        )
+        for add in (True, False)
+    ),
+    *(
+        Kernel(
+            "kernels.cardinality.gpu:bloom_kernel",
+            f"items:*i64 slots:*i32 bits:*i64 found:*{'i64' if add else 'i8'} n:i64 W:i64 K=4 ADD={add} BLOCK=1024",
+            EXACT,
+            "add" if add else "ask",
+        )
+        for add in (True, False)
+    ),
+    *(
+        Kernel(
+            "kernels.transitions.gpu:transitions_kernel",
+            "tokens:*i64 before:*i64 contexts_of:*i64 groups:*i32 order:*i64 starts:*i64 counts:*i32 out:*fp64 n:i64 M:i64 scale:*fp64 "
+            f"LEARN={learn} BLOCK={1 if learn else 256}",
+            EXACT | {"num_warps": 1 if learn else 4},
+            "learn" if learn else "score",
+        )
+        for learn in (True, False)
+    ),
+]
+
+
+def usage(kernel: Kernel, architecture: int) -> Usage:
+    """Compile one kernel for sm_`architecture` and read what the assembler says of it."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    module, _, function = kernel.path.partition(":")
+    signature, constants = {}, {}
+    for word in kernel.arguments.split():
+        if "=" in word:
+            name, _, value = word.partition("=")
+            signature[name] = "constexpr"
+            constants[name] = {"True": True, "False": False}.get(value, float(value) if "." in value else value)
+            constants[name] = int(value) if re.fullmatch(r"-?\d+", value) else constants[name]
+        else:
+            name, _, signature[name] = word.partition(":")
+    source = ASTSource(getattr(importlib.import_module(module), function), signature=signature, constexprs=constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(kernel.options))
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        said = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", said)}
+    return Usage(found["REG"], found["STACK"] + found["LOCAL"], compiled.metadata.shared)
+
+
+def table() -> Iterator[tuple[str, Usage]]:
+    """(kernel and architecture, usage) of every row."""
+    for kernel in KERNELS:
+        for architecture in ARCHITECTURES:
+            yield f"{kernel.label} sm_{architecture}", usage(kernel, architecture)
+
+
+def limits() -> dict[str, Usage]:
+    """The committed limits of each kernel and architecture."""
+    if not LIMITS.exists():
+        return {}
+    with LIMITS.open(newline="") as file:
+        return {row.pop("kernel"): Usage(**{name: int(number) for name, number in row.items()}) for row in csv.DictReader(file)}
+
+
+def write(measured: dict[str, Usage]) -> None:
+    with LIMITS.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["kernel", *Usage._fields])
+        rows.writerows([name, -(-used.registers // 8) * 8, *used[1:]] for name, used in measured.items())
+
+
+def main(arguments: list[str]) -> int:
+    committed = limits()
+    measured, over = {}, []
+    print(f"{'kernel':64}{'registers':>10}{'stack B':>10}{'shared B':>10}")
+    for name, used in table():
+        measured[name] = used
+        print(f"{name:64}{used.registers:>10}{used.stack_bytes:>10}{used.shared_bytes:>10}")
+        limit = committed.get(name)
+        if limit is None or any(u > at_most for u, at_most in zip(used, limit, strict=True)):
+            over.append(f"{name}: {used} is over {limit or 'no limit: run with --write'}")
+    if "--write" in arguments:
+        write(measured)
+    if "--check" in arguments:
+        over += [f"{name}: no such kernel" for name in committed.keys() - measured.keys()]
+        print("\n".join(over), file=sys.stderr)
+        return int(bool(over))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
