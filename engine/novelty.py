@@ -9,9 +9,9 @@ An attacker who hides among ordinary queries shows as too many small p-values. F
     E = product over queries of 1 + e (f(p) - 1),   f decreasing with integral 1,  e = the share that might be the attacker's
 pays off if there are; a product depends on how many p-values fell into each bin alone, so counts are the whole state. E-values of
 dependent features may be averaged, and the average is the window's evidence (Vovk and Wang 2021). How large it becomes for benign
-windows of n queries is learned from the reference, by the bootstrap: one resample to compare with, another to draw windows from, since
-what a principal asks is a sample too. When the reference has several principals, each is compared with the others as well: real people
-differ more than draws from one pool.
+windows of n queries is learned by half-sampling: windows drawn from the whole reference, compared with a random half, which differs from
+the whole as the whole does from all benign queries (McCarthy 1969). When the reference has several principals, each is compared with the
+others as well: real people differ more than draws from one pool.
 """
 
 from __future__ import annotations
@@ -116,9 +116,8 @@ def fit(values: np.ndarray, groups: np.ndarray, seed: int = 0, splits: int = 100
     mean = normal.mean(0)
     precision = np.linalg.inv(np.cov(normal.T).reshape(len(mean), -1) + 0.1 * np.eye(len(mean)))
     combined = with_combination(values, scores, mean, precision)
-    bets = bet_table(len(values))
-    null = learn_null(combined, groups, bets, np.random.default_rng(seed), splits)
-    return Novelty(scores, mean, precision, tail_edges(combined, len(values)), bets, null)
+    null = learn_null(combined, groups, np.random.default_rng(seed), splits)
+    return Novelty(scores, mean, precision, tail_edges(combined, len(values)), bet_table(len(values)), null)
 
 
 def quantile_grid(column: np.ndarray) -> np.ndarray:
@@ -155,10 +154,9 @@ def raised_p(m: int) -> np.ndarray:
 
 
 def tail_edges(values: np.ndarray, m: int) -> np.ndarray:
-    """float32[2, K, BINS - 1] edges of the tail bins, as if the values were m (calibration on a half looks like the whole)."""
+    """float32[2, K, BINS - 1] edges of the tail bins, by the p-values of a reference of m queries, which these are a sample of."""
     count, features = values.shape
-    reach = raised_p(m)
-    most = np.searchsorted(reach, RATIO ** np.arange(1, BINS), side="right") - 1  # reference values that may reach x
+    most = np.searchsorted(raised_p(m), RATIO ** np.arange(1, BINS), side="right") - 1  # reference values that may reach x
     rank = np.where(most < 0, -1, (most * count) // m)
     out = np.empty((2, features, BINS - 1), np.float32)
     for k in range(features):
@@ -203,16 +201,15 @@ def log_evidence(counts: np.ndarray, bets: np.ndarray) -> tuple[np.ndarray, np.n
     return logsumexp(of_feature, axis=1) - np.log(of_feature.shape[1]), of_feature
 
 
-def learn_null(values: np.ndarray, groups: np.ndarray, bets: np.ndarray, rng: np.random.Generator, splits: int) -> np.ndarray:
-    """float64[windows, 21], as `Novelty.null`: by the bootstrap and, with several principals, by leaving each out."""
+def learn_null(values: np.ndarray, groups: np.ndarray, rng: np.random.Generator, splits: int) -> np.ndarray:
+    """float64[windows, 21], as `Novelty.null`: by half-sampling and, with several principals, by leaving each out."""
     rows = len(values)
-    drawn = [windows(values, bets, rng, rng.integers(rows, size=rows), rng.integers(rows, size=rows)) for _ in range(splits)]
+    drawn = [windows(values, rng, rng.permutation(rows)[: rows // 2], np.arange(rows)) for _ in range(splits)]
     names, sizes = np.unique(groups, return_counts=True)
     names = names[sizes >= LEAST_ROWS]
     if len(names) >= LEAST_GROUPS:
         grouped = [
-            windows(values, bets, rng, np.flatnonzero(groups != name), np.flatnonzero(groups == name))
-            for name in rng.permutation(names)[:splits]
+            windows(values, rng, np.flatnonzero(groups != name), np.flatnonzero(groups == name)) for name in rng.permutation(names)[:splits]
         ]
         null = np.maximum(null_of(np.concatenate(drawn, axis=1)), null_of(np.concatenate(grouped, axis=1)))
     else:
@@ -220,7 +217,7 @@ def learn_null(values: np.ndarray, groups: np.ndarray, bets: np.ndarray, rng: np
     return null
 
 
-def windows(values: np.ndarray, bets: np.ndarray, rng: np.random.Generator, known: np.ndarray, others: np.ndarray) -> np.ndarray:
+def windows(values: np.ndarray, rng: np.random.Generator, known: np.ndarray, others: np.ndarray) -> np.ndarray:
     """float64[windows, 4] log evidence of benign windows of each length, drawn from the rows `others`, and compared with the rows
     `known`."""
     bins = binned(values[others], tail_edges(values[known], len(values)))
@@ -229,7 +226,7 @@ def windows(values: np.ndarray, bets: np.ndarray, rng: np.random.Generator, know
     cells[present, bins[present]] = 1
     weights = [np.bincount(rng.choice(len(others), rows), minlength=len(others)) for rows in WINDOWS for _ in range(4)]
     counts = (np.array(weights, np.float32) @ cells.reshape(len(others), -1)).reshape(-1, *bins.shape[1:], BINS)
-    return log_evidence(counts, bets)[0].reshape(len(WINDOWS), -1)
+    return log_evidence(counts, bet_table(len(values)))[0].reshape(len(WINDOWS), -1)
 
 
 def null_of(log_e: np.ndarray) -> np.ndarray:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from engine.alerts import Alert, message
-from engine.checkpoint import Checkpoints
+from engine.checkpoint import Checkpoints, Snapshot
 from engine.config import Config
 from engine.dead_letters import dead_letter
 from engine.finding import Detector, Scores
@@ -28,18 +28,13 @@ from engine.population import NAME as POPULATION
 from engine.population import Population
 from engine.remediate import Remediation
 from engine.schema import align
+from engine.scores import ScoreLog
 from engine.worker import Worker
 from streams.decode import Format, decode
 from streams.records import Partition, RawBatch, Reject
 from streams.sources import Source
 
 log = logging.getLogger(__name__)
-
-
-class ScoreLog(Protocol):
-    """Where score rows go, when somebody wants them (backtests)."""
-
-    def write(self, scores: Sequence[Scores]) -> None: ...
 
 
 class Engine:
@@ -59,15 +54,17 @@ class Engine:
     ):
         self.config, self.detectors, self.source, self.formats = config, detectors, source, formats
         self.outbox, self.metrics, self.checkpoints, self.remediation, self.score_log = outbox, metrics, checkpoints, remediation, score_log
-        self.cloud_source = f"/telltale/{config.name}"
-        self.workers: dict[Partition, Worker] = {}
+        self.cloud_source, self.workers = f"/telltale/{config.name}", dict[Partition, Worker]()
         self.population = Population(
             detectors, config.hash, self._restored(POPULATION), config.pane_us, config.lateness_us, config.limits.idle_s
         )
         self.checkpoint_due = time.monotonic() + config.checkpoint.interval_s
-        self.rejected: dict[str, int] = {}
-        self.opened: dict[str, int] = {}
-        self.rows = 0
+        self.rows, self.rejected, self.opened = 0, Counter[str](), Counter[str]()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it works: no sink's thread has died, and the source is not paused by a full outbox."""
+        return self.outbox.fault is None and not self.outbox.full
 
     def run(self, stop: threading.Event) -> None:
         """Serve until told to stop; then deliver what can be delivered, checkpoint, and leave the group."""
@@ -123,8 +120,7 @@ class Engine:
         self.outbox.put(owner, [message(alert, self.cloud_source) for alert in alerts])
         for alert in alerts:
             self.metrics.alerts.labels(alert.detector, alert.status).inc()
-            if alert.sequence == 0:
-                self.opened[alert.detector] = self.opened.get(alert.detector, 0) + 1
+            self.opened[alert.detector] += alert.sequence == 0
             if written_ms >= 0:
                 self.metrics.event_to_alert_s.observe(max(0.0, time.time() - written_ms / 1000))
             log.info("%s %s %s: %s", alert.status, alert.severity, alert.key, alert.title)
@@ -135,7 +131,7 @@ class Engine:
         """Count what could not be used, and queue it for the dead-letter topic."""
         for reject in rejects:
             self.metrics.rejected.labels(reject.reason).inc()
-            self.rejected[reject.reason] = self.rejected.get(reject.reason, 0) + 1
+            self.rejected[reject.reason] += 1
         self.outbox.put(owner, [dead_letter(r) for r in rejects])
 
     def checkpoint(self) -> None:

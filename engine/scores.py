@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,12 @@ SCHEMA = pa.schema(
         ("alarm", pa.bool_()),
     ]
 )
+
+
+class ScoreLog(Protocol):
+    """Where score rows go, when somebody wants them."""
+
+    def write(self, scores: Sequence[Scores]) -> None: ...
 
 
 class ScoreFile:

@@ -33,10 +33,8 @@ def serve(config: Config, stop: threading.Event) -> None:
         if store is None:
             raise ConfigError("api: the REST API needs a store")
         api = api_module()
-        ready = {"ready": False}
         application = api.create_app(store, config.api, metrics.registry, lambda: engine.ready)
         api.serve_in_thread(application, config.api.host, config.api.port)
-        ready["ready"] = True
     engine.run(stop)
 
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
-from scipy import special, stats
+from scipy import special
 
 from engine.batch import Batch
 from engine.detectors.drift_reference import BINS, KEPT_PER_PANE, Reference, category_code, learn, table_of
@@ -122,10 +122,13 @@ class Drift:
         for name in [n for n in state.arrays if n.startswith("drift.values/")]:
             kept = state.arrays[name]
             closed = kept[:, 0] < before
-            for pane in np.unique(kept[closed, 0]).tolist():
-                values = kept[kept[:, 0] == pane, 1]
-                series = name.removeprefix("drift.values/")
-                sketches.append(Sketch(self.name, series, int(pane), {}, values, state.records["drift.names"].get(series, {})))
+            done_rows = kept[closed]
+            done_rows = done_rows[np.argsort(done_rows[:, 0], kind="stable")]
+            series = name.removeprefix("drift.values/")
+            names = state.records["drift.names"].get(series, {})
+            panes, first = np.unique(done_rows[:, 0], return_index=True)
+            for pane, values in zip(panes.tolist(), np.split(done_rows[:, 1], first[1:]), strict=False):
+                sketches.append(Sketch(self.name, series, int(pane), {}, values, names))
             state.arrays[name] = kept[~closed]
             if not len(state.arrays[name]):
                 del state.arrays[name]
@@ -179,9 +182,10 @@ class Drift:
         slot = self._start(state, series, end_us - self.pane_us)
         window, since = state["drift.window"][slot], state["drift.since_us"][slot]
         window += counts
+        shared = len(state.table("drift.series").index) * len(SCALES)  # as of now: what comes later in this batch must not matter
         for i, scale in enumerate(SCALES):
             if window[i].sum() >= scale:
-                state.pending.setdefault(self.name, []).append((series, scale, int(since[i]), end_us, window[i].copy()))
+                state.pending.setdefault(self.name, []).append((series, scale, int(since[i]), end_us, window[i].copy(), shared))
                 window[i] = 0
                 since[i] = end_us
 
@@ -202,10 +206,9 @@ class Drift:
         full = state.pending.pop(self.name, [])
         if not full:
             return Judgement()
-        shared = max(1, len(state.table("drift.series").index)) * len(SCALES)
         rows: list[tuple[str, int, float, float, bool, int]] = []
         findings = []
-        for series, scale, since_us, end_us, window in full:
+        for series, scale, since_us, end_us, window, shared in full:
             said = test(self.references[series], window)
             alpha = self.budget.alpha("drift", end_us - since_us, shared)
             score, threshold = -said["log10_p"], -np.log10(alpha)
@@ -282,7 +285,7 @@ def test(reference: Reference, window: np.ndarray) -> dict[str, Any]:
 
 def log_tail(x: float, df: int) -> float:
     """ln P(chi2 >= x), by the first two terms of its asymptotic series where the tail itself is zero in float64."""
-    tail = float(stats.chi2.sf(x, df))
+    tail = float(special.chdtrc(df, x))
     if tail > 0:
         return float(np.log(tail))
     a, half = df / 2, x / 2

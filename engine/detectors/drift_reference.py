@@ -18,6 +18,7 @@ BINS = WIDTH + 3
 NULL = BINS - 1
 BLOCK_ROWS = 256
 KEPT_PER_PANE = 4096
+FEW = 2048
 
 
 def category_code(value: str) -> float:
@@ -44,12 +45,20 @@ class Reference:
         """The bins as the `profile` op takes them; exact values are binned by their rank among `points`."""
         return profile.from_edges(np.arange(len(self.points) + 1) - 0.5 if self.exact else self.points, width=WIDTH)
 
+    @cached_property
+    def thresholds(self) -> np.ndarray:
+        """float64: a value's bin is how many of them are not greater; see `kernels.profile.Edges`."""
+        return self.edges.thresholds[0, : self.edges.bins[0] + 1]
+
     def fold(self, values: np.ndarray, slots: np.ndarray | int, counts: np.ndarray) -> None:
         """Count values (float32 or float64, NaN is null) into the rows `slots` of `counts`."""
         profile.profile(self.ranked(values), slots, self.edges, profile.Profile(counts))
 
     def histogram(self, values: np.ndarray) -> np.ndarray:
-        """int64[35] of the values."""
+        """int64[35] of the values, by a binary search where there are too few for the op to pay."""
+        if len(values) < FEW:
+            bins = np.searchsorted(self.thresholds, self.ranked(values), side="right")
+            return np.bincount(np.where(np.isnan(values), NULL, np.where(bins > self.edges.bins[0], NULL - 1, bins)), minlength=BINS)
         counts = np.zeros((1, BINS), np.int64)
         self.fold(values, 0, counts)
         return counts[0]

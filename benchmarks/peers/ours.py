@@ -1,0 +1,48 @@
+"""Our side of the same work: the rate at which each peer's question is answered, and that the answers agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.ceilings import best_of
+from benchmarks.peers import work
+from kernels import cardinality, profile
+from kernels.evidence import BETS, bets_for, evidence
+
+
+def psi(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The population stability index of each row of counts; empty bins count as 0.0001, as Evidently has it."""
+    p, q = (np.where(a == 0, 0.0001, a) for a in (before / before.sum(-1, keepdims=True), after / after.sum(-1, keepdims=True)))
+    return ((q - p) * np.log(q / p)).sum(-1)
+
+
+def psi_report(reference: np.ndarray, current: np.ndarray, edges: profile.Edges) -> np.ndarray:
+    """PSI of every column, from histograms of both sides on the same edges."""
+    slots = np.arange(len(reference), dtype=np.int32)
+    counts = []
+    for columns in (reference, current):
+        state = profile.Profile(np.zeros((len(columns), edges.width + 3), np.int64))
+        counts.append(profile.profile(columns, slots, edges, state).counts[:, 1:-2])
+    return psi(*counts)
+
+
+def rates(peers: list[dict[str, Any]]) -> dict[str, float]:
+    """Items a second by the peer's name."""
+    reference, current = work.reference(), work.current()
+    quantiles = profile.stack([profile.quantile_edges(column[:100_000]) for column in reference])
+    items, stream = work.items(1_000_000), work.stream(1_000_000)
+    registers, state, one = np.zeros((1, 4096), np.uint8), np.zeros((1, BETS)), profile.empty(1)
+    single = profile.quantile_edges(reference[0])
+    column = best_of(lambda: profile.profile(current[0], 0, single, one))
+    steps = best_of(lambda: evidence(stream, 0, 0.1, bets_for(0.1, "rise"), state))
+    distinct = best_of(lambda: cardinality.add_distinct(items, 0, registers))
+    return {
+        "Evidently PSI report": current.size / best_of(lambda: psi_report(reference, current, quantiles), rounds=5),
+        "scipy ks_2samp": current.shape[1] / column,
+        "scipy wasserstein_distance": current.shape[1] / column,
+        "River ADWIN": len(stream) / steps,
+        "River PageHinkley": len(stream) / steps,
+        "datasketch HyperLogLog": len(items) / distinct,
+    }

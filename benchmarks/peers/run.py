@@ -1,0 +1,81 @@
+"""Time the peers and print JSON: name, items a second, and for PSI the answers. Run by the peers' own Python (see README.md)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.peers import work
+
+
+def timed(name: str, count: int, call) -> dict:
+    start = time.perf_counter()
+    answer = call()
+    return {"name": name, "items": count, "items_per_s": count / (time.perf_counter() - start), "answer": answer}
+
+
+def evidently_psi(rows: int) -> dict:
+    import pandas as pd
+    from evidently import Report
+    from evidently.presets import DataDriftPreset
+
+    before, after = (pd.DataFrame(a[:, :rows].T, columns=[f"c{i}" for i in range(len(a))]) for a in (work.reference(), work.current()))
+
+    def call() -> dict[str, float]:
+        report = Report([DataDriftPreset(num_method="psi")]).run(after, before).dict()
+        values = {m["config"]["column"]: m["value"] for m in report["metrics"] if "column" in m.get("config", {})}
+        return {column: float(value) for column, value in values.items()}
+
+    return timed("Evidently PSI report", rows * work.COLUMNS, call)
+
+
+def scipy_tests() -> list[dict]:
+    from scipy.stats import ks_2samp, wasserstein_distance
+
+    a, b = work.reference()[0], work.current()[0]
+    return [
+        timed("scipy ks_2samp", len(b), lambda: float(ks_2samp(a, b).statistic)),
+        timed("scipy wasserstein_distance", len(b), lambda: float(wasserstein_distance(a, b))),
+    ]
+
+
+def river_detectors(n: int = 100_000) -> list[dict]:
+    from river import drift
+
+    def follow(detector) -> int:
+        alarms = 0
+        for x in work.stream(n).tolist():
+            detector.update(x)
+            alarms += detector.drift_detected
+        return alarms
+
+    return [timed("River ADWIN", n, lambda: follow(drift.ADWIN())), timed("River PageHinkley", n, lambda: follow(drift.PageHinkley()))]
+
+
+def datasketch_sketches(n: int = 100_000) -> list[dict]:
+    from datasketch import HyperLogLog
+
+    def call() -> float:
+        sketch = HyperLogLog(p=12)
+        for item in work.items(n):
+            sketch.update(item.tobytes())
+        return float(sketch.count())
+
+    return [timed("datasketch HyperLogLog", n, call)]
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    found = [
+        evidently_psi(int(sys.argv[1]) if len(sys.argv) > 1 else work.ROWS),
+        *scipy_tests(),
+        *river_detectors(),
+        *datasketch_sketches(),
+    ]
+    print(json.dumps(found))

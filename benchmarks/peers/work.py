@@ -1,0 +1,32 @@
+"""The data that both sides work on; NumPy only, since it is imported in either environment."""
+
+from __future__ import annotations
+
+import numpy as np
+
+ROWS, COLUMNS = 1_000_000, 20
+
+
+def reference() -> np.ndarray:
+    """float64[COLUMNS, ROWS]: normal and log-normal columns in turn."""
+    columns = np.random.default_rng(1).normal(size=(COLUMNS, ROWS))
+    columns[1::2] = np.exp(columns[1::2])
+    return columns
+
+
+def current() -> np.ndarray:
+    """The same, drifted a little."""
+    columns = np.random.default_rng(2).normal(0.1, 1.05, size=(COLUMNS, ROWS))
+    columns[1::2] = np.exp(columns[1::2])
+    return columns
+
+
+def items(n: int) -> np.ndarray:
+    """uint64[n] identifiers, half of them distinct."""
+    return np.random.default_rng(3).integers(0, n // 2, n).astype(np.uint64)
+
+
+def stream(n: int) -> np.ndarray:
+    """float64[n] of zeros and ones whose mean moves from .1 to .3 at the middle."""
+    rng = np.random.default_rng(4)
+    return (rng.random(n) < np.where(np.arange(n) < n // 2, 0.1, 0.3)).astype(np.float64)
