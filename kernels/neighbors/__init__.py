@@ -1,6 +1,6 @@
 """neighbors: the nearest of a reservoir to each query, and all pairs of alike rows, without the matrix of all distances.
 
-`nearest` is exact. `similar_pairs` is exact up to a size and on a GPU; `banded_pairs` finds its candidates by locality-sensitive hashing
+`nearest` and `similar_pairs` are exact; `banded_pairs` finds its candidates by locality-sensitive hashing
 and checks each, so it is never wrong about a pair but may miss some, as `recall` says.
 """
 
@@ -45,10 +45,6 @@ def nearest(queries, reservoir, k: int, *, segments=None, starts=None) -> Neares
     >>> found.distance.round(3).tolist(), found.index.tolist()
     ([[0.0, 5.0], [1.0, 4.243000030517578]], [[0, 1], [2, 1]])
     """
-    if type(queries).__module__.partition(".")[0] == "torch":
-        from kernels.neighbors import gpu
-
-        return gpu.nearest(queries, reservoir, k, segments=segments, starts=starts)
     from kernels.neighbors import cpu
 
     check_rows(queries, "queries")
@@ -78,10 +74,6 @@ def similar_pairs(signatures, least: float, *, limit: int = 1_000_000) -> Pairs:
 
     signatures: float32 [n, d]; rows with NaN, infinity or no length are like nobody. Of more than `limit` pairs the first are kept.
     """
-    if type(signatures).__module__.partition(".")[0] == "torch":
-        from kernels.neighbors import gpu
-
-        return gpu.similar_pairs(signatures, least, limit=limit)
     from kernels.neighbors import cpu
 
     check_rows(signatures, "signatures")

@@ -38,6 +38,13 @@ def usable(x, slots):
     return out
 
 
+def bfloat16(x: np.ndarray) -> np.ndarray:
+    """float32 values rounded to bfloat16, to the nearest, ties to even; NaN need not stay NaN."""
+    bits = x.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + (odd + np.uint32(0x7FFF))) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def products(x, rows, w, first, width, turns):
     """turns[r, :width] = x[rows[r]] @ w[:, first:first + width] for four rows, dimensions one after the other, two at a time."""

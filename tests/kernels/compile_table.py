@@ -96,6 +96,11 @@ KERNELS = [
         )
         for learn in (True, False)
     ),
+    Kernel(
+        "kernels.rff.gpu:fold_kernel",
+        "x:*bf16 order:*i64 keys:*i32 w:*bf16 sums:*i32 n:i32 dims:i32 half:i32 BLOCK_N=128 BLOCK_F=128 BLOCK_D=64 FEW=8",
+        {"num_warps": 8, "num_stages": 3},
+    ),
 ]
 
 

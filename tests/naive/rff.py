@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 
+def bfloat16(value):
+    """Nearest number with 8 significant bits, ties to even."""
+    fraction, exponent = np.frexp(np.float64(value))
+    return np.ldexp(np.rint(fraction * 256) / 256, exponent)
+
+
 def rff(x, slots, w, keys):
     """float64 sums [keys, D] of cosines, then sines, and counts."""
     sums, counts = np.zeros((keys, 2 * w.shape[1])), np.zeros(keys, np.int64)
-    for row, slot in zip(x.astype(np.float64), slots, strict=True):
+    for row, slot in zip(bfloat16(x), slots, strict=True):
         if slot >= 0 and np.isfinite(row).all():
             angle = 2 * np.pi * (row @ w.astype(np.float64))
             sums[slot] += np.concatenate([np.cos(angle), np.sin(angle)])
