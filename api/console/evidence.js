@@ -8,23 +8,23 @@ const isNumber = (value) => typeof value === "number" || value === null;
 const isTime = (name, value) => name.endsWith("_us") && value > 1e14;
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
+// Charts first, then plain facts, then what is nested.
 export function evidence(record) {
   const facts = html("dl");
-  const parts = [facts];
+  const [charts, sections] = [[], []];
   for (const [name, value] of Object.entries(record)) {
     const title = name.replaceAll("_", " ");
     const chart = figure(title, value);
-    if (chart) parts.push(chart);
-    else if (isObject(value)) parts.push(html("h3", {}, title), ...evidence(value));
-    else if (Array.isArray(value) && value.some(isObject)) parts.push(html("h3", {}, title), html("pre", {}, JSON.stringify(value, null, 1)));
+    if (chart) charts.push(chart);
+    else if (isObject(value)) sections.push(html("h3", {}, title), ...evidence(value));
     else facts.append(html("dt", {}, title.replace(/ us$/, "")), html("dd", {}, isTime(name, value) ? clock(value / 1000) : plain(value)));
   }
-  if (!facts.childElementCount) parts.shift();
-  return parts;
+  return [...charts, ...(facts.childElementCount ? [facts] : []), ...sections];
 }
 
 function plain(value) {
   if (Array.isArray(value)) return value.map(plain).join(", ") || "–";
+  if (isObject(value)) return JSON.stringify(value);
   return typeof value === "number" ? number(value) : value === null ? "–" : String(value);
 }
 
