@@ -14,10 +14,10 @@ __all__ = ["Nearest", "Pairs", "banded_pairs", "nearest", "recall", "similar_pai
 
 
 class Nearest(NamedTuple):
-    """distance float32[n, k], Euclidean, ascending, infinite where there are fewer than k; index int32[n, k], rows of the reservoir, -1."""
+    """distance float32[n, k], Euclidean, ascending, infinite where there are fewer than k; row int32[n, k], of the reservoir, -1."""
 
     distance: np.ndarray
-    index: np.ndarray
+    row: np.ndarray
 
 
 class Pairs(NamedTuple):
@@ -42,7 +42,7 @@ def nearest(queries, reservoir, k: int, *, segments=None, starts=None) -> Neares
 
     >>> points = np.float32([[0, 0], [3, 4], [6, 8]])
     >>> found = nearest(np.float32([[0, 0], [6, 7]]), points, 2)
-    >>> found.distance.round(3).tolist(), found.index.tolist()
+    >>> found.distance.round(3).tolist(), found.row.tolist()
     ([[0.0, 5.0], [1.0, 4.243000030517578]], [[0, 1], [2, 1]])
     """
     from kernels.neighbors import cpu

@@ -1,7 +1,7 @@
 """peers: how far each device is from those that should be like it: deviation from its group's median in units of the group's MAD.
 
 Stateless: one call is one tick, or one window, of a fleet. A value that is NaN or infinite is missing: it counts for no group and has no
-deviation. Blind to what moves a whole group, and to groups of fewer than three, where a median says nothing: `count` is for the caller.
+deviation. Blind to what moves a whole group, and to groups of fewer than three, where a median says nothing: `values` is for the caller.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ GAUSSIAN = 1.4826022185056018
 
 class Peers(NamedTuple):
     """deviation float64[n, p], signed; NaN where the value is missing or the row is left out. Per group float64[g, p]: median and mad
-    (median absolute deviation, not scaled), NaN for a group without values; count int32[g, p], its values."""
+    (median absolute deviation, not scaled), NaN for a group without values; values int32[g, p], how many it has."""
 
     deviation: np.ndarray
     median: np.ndarray
     mad: np.ndarray
-    count: np.ndarray
+    values: np.ndarray
 
 
 def peers(x, group, groups: int, *, least=0.0) -> Peers:
@@ -37,7 +37,7 @@ def peers(x, group, groups: int, *, least=0.0) -> Peers:
 
     >>> x = np.array([[50.0], [51.0], [49.0], [50.0], [90.0], [np.nan]])
     >>> result = peers(x, np.zeros(6, np.int32), 1)
-    >>> result.deviation[:, 0].round(1).tolist(), result.median.item(), result.mad.item(), result.count.item()
+    >>> result.deviation[:, 0].round(1).tolist(), result.median.item(), result.mad.item(), result.values.item()
     ([0.0, 0.7, -0.7, 0.0, 27.0, nan], 50.0, 1.0, 5)
     """
     from kernels.peers import cpu

@@ -34,10 +34,10 @@ def test_nearest_agrees_with_the_oracle(n, m, d, k, groups, seed):
         options = {"segments": rng.integers(-1, groups, n).astype(np.int32), "starts": starts}
     got = nearest(queries, reservoir, k, **options)
     assert_close("neighbors", got.distance, naive.nearest(queries, reservoir, k, **options))
-    real = got.index >= 0
+    real = got.row >= 0
     np.testing.assert_array_equal(real, np.isfinite(got.distance))
     at = np.nonzero(real)
-    exact = np.sqrt(((queries[at[0]].astype(np.float64) - reservoir[got.index[real]]) ** 2).sum(1))
+    exact = np.sqrt(((queries[at[0]].astype(np.float64) - reservoir[got.row[real]]) ** 2).sum(1))
     assert_close("neighbors", got.distance[real], exact)
 
 
@@ -45,7 +45,7 @@ def test_duplicates_are_at_distance_zero():
     x = rows(500, 64, 0) + 100
     got = nearest(x[:9], x, 2)
     assert got.distance[:, 0].tolist() == [0] * 9
-    assert got.index[:, 0].tolist() == list(range(9))
+    assert got.row[:, 0].tolist() == list(range(9))
 
 
 @settings(max_examples=25, deadline=None)

@@ -34,7 +34,7 @@ def test_one_hot_group():
     result = peers(x, np.full(20_000, 4, np.int32), 6)
     assert np.abs(result.deviation).argmax(0).tolist() == [7, 7, 7]
     np.testing.assert_allclose(np.nanstd(result.deviation, 0), 1, atol=0.03)
-    assert result.count.tolist() == [[0] * 3] * 4 + [[20_000] * 3] + [[0] * 3]
+    assert result.values.tolist() == [[0] * 3] * 4 + [[20_000] * 3] + [[0] * 3]
 
 
 def test_a_value_off_a_shared_median_is_infinitely_odd_unless_a_least_spread_is_given():
