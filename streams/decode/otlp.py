@@ -2,46 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from streams.decode.format import Format, reject
+from streams.decode.otlp_columns import Spans
 from streams.decode.otlp_walk import REQUESTS, walk
 from streams.decode.tables import Gathered
 from streams.records import Decoded, RawBatch
-
-SCAN_BYTES = 1 << 16
 
 
 def decode(raw: RawBatch, index: np.ndarray, fmt: Format, stream: str | None) -> Decoded:
     """Rows of `inference`, `agent`, `evaluation` (traces, logs) and `hardware` (metrics, logs). A record is one export request.
 
-    Reject: `protobuf`, for a record that is not one; `detail` has what is wrong with it.
+    Traces written in the usual way are read from the wire, a column at a time; the rest goes through protobuf objects. Reject:
+    `protobuf`, for a record that is no request; `detail` has the byte where reading stopped.
     """
-    gathered, out = Gathered(), Decoded()
-    for i in index.tolist():
-        value = raw.value(i)
-        signal = signal_of(value)
+    signals = {i: signal_of(raw, i) for i in index.tolist()}
+    out = traces(raw, np.array([i for i, signal in signals.items() if signal == "traces"], np.int64), fmt)
+    other = walked(raw, {i: signal for i, signal in signals.items() if signal != "traces"}, fmt, {})
+    return Decoded(out.rows + other.rows, out.rejects + other.rejects)
+
+
+def traces(raw: RawBatch, index: np.ndarray, fmt: Format) -> Decoded:
+    """Records that are requests of traces."""
+    spans = Spans(raw, index, fmt.principal)
+    try:
+        rows, left = spans.tables(), spans.stopped >= 0
+    except UnicodeDecodeError:  # the walk finds out which record it is
+        rows, left = [], np.ones(len(index), np.bool_)
+    places = (spans.stopped - raw.starts[index])[left].tolist()
+    rest = walked(raw, dict.fromkeys(index[left].tolist(), "traces"), fmt, dict(zip(index[left].tolist(), places, strict=True)))
+    return Decoded(rows + rest.rows, rest.rejects)
+
+
+def walked(raw: RawBatch, signals: Mapping[int, str], fmt: Format, stopped: Mapping[int, int]) -> Decoded:
+    """Records by protobuf objects. `stopped`: the byte where the scan stopped, for those that it tried."""
+    gathered, rejects = Gathered(), []
+    for i, signal in signals.items():
         request = REQUESTS[signal]()
         try:
-            request.ParseFromString(value)
-        except DecodeError as error:
-            out.rejects.append(reject(raw, i, "protobuf", f"not an OTLP request of {signal}: {error}"))
+            request.ParseFromString(raw.value(i))
+        except DecodeError:
+            where = f", stopped at byte {stopped[i]}" if stopped.get(i, -1) >= 0 else ""
+            rejects.append(reject(raw, i, "protobuf", f"not an OTLP request of {signal}{where}"))
             continue
         walk(signal, request, fmt, int(raw.offsets[i]), gathered)
-    out.rows = gathered.done()
-    return out
+    return Decoded(gathered.done(), rejects)
 
 
-def signal_of(value: bytes) -> str:
+def signal_of(raw: RawBatch, record: int) -> str:
     """`traces`, `metrics` or `logs`, by the first fields of the first thing in the request; `traces` where nothing says otherwise.
 
     Requests have the same outer shape. Inside, a log record begins with a time (fixed 64 bits), a span with its ids (16 and 8 bytes), a
     metric with its name.
     """
-    for number, kind, group in fields(value, 0, len(value)):
+    value = raw.data
+    for number, kind, group in fields(value, int(raw.starts[record]), int(raw.ends[record])):
         if number != 1 or kind != 2:
             continue
         for inner, kind2, scope in fields(value, *group):
@@ -53,7 +72,7 @@ def signal_of(value: bytes) -> str:
     return "traces"
 
 
-def kind_of(value: bytes, start: int, end: int) -> str:
+def kind_of(value: bytes | memoryview, start: int, end: int) -> str:
     """What one span, metric or log record is."""
     lengths: dict[int, int] = {}
     for number, kind, (first, last) in fields(value, start, end):
@@ -72,7 +91,7 @@ def kind_of(value: bytes, start: int, end: int) -> str:
     return "logs" if lengths.keys() & {9} and 1 not in lengths else "metrics" if 1 in lengths and 2 not in lengths else "traces"
 
 
-def fields(value: bytes, start: int, end: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
+def fields(value: bytes | memoryview, start: int, end: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
     """(number, wire type, (start, end) of the content) of a message's fields, as far as they can be read."""
     at = start
     while at < end:
@@ -98,7 +117,7 @@ def fields(value: bytes, start: int, end: int) -> Iterator[tuple[int, int, tuple
         at += size
 
 
-def varint(value: bytes, at: int, end: int) -> tuple[int, int]:
+def varint(value: bytes | memoryview, at: int, end: int) -> tuple[int, int]:
     """(number, next position); the position is -1 where it does not end."""
     number = shift = 0
     while at < end and shift < 64:

@@ -93,7 +93,7 @@ def test_gauges_of_one_device_make_one_row() -> None:
         meter.create_gauge("DCGM_FI_DEV_XID_ERRORS").set(79, {"gpu": gpu})
     meter.create_counter("unheard.of").add(1)
     value = encode_metrics(reader.get_metrics_data()).SerializeToString()
-    assert signal_of(value) == "metrics"
+    assert signal_of(RawBatch.of(Partition("t"), [value]), 0) == "metrics"
     found = rows(value)["hardware"]
     assert {(r["host"], r["device"]) for r in found} == {("n1", "gpu0"), ("n1", "gpu1")}
     merged: dict[str, dict] = {}
@@ -113,7 +113,7 @@ def test_kernel_lines_about_xids_become_rows() -> None:
         record = scope.log_records.add(time_unix_nano=1_700_000_000_000_000_000)
         record.body.string_value = body
     value = request.SerializeToString()
-    assert signal_of(value) == "logs"
+    assert signal_of(RawBatch.of(Partition("t"), [value]), 0) == "logs"
     (row,) = rows(value)["hardware"]
     assert (row["host"], row["device"]) == ("n1", "0000:3b:00") and ": 79," in row["log"]
 

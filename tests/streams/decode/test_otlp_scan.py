@@ -1,0 +1,125 @@
+"""The wire parser against OpenTelemetry's own protobuf classes: the same rows from the same bytes, damaged ones included."""
+
+from __future__ import annotations
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from streams import names
+from streams.decode import Format, otlp
+from streams.decode.otlp_columns import Spans
+from streams.decode.otlp_walk import walk
+from streams.decode.tables import Gathered
+from streams.records import Partition, RawBatch, Rows
+
+FORMAT = Format(encoding="otlp_proto", principal=("api_key",))
+TEXTS = st.one_of(st.text(max_size=12), st.sampled_from(["chat", "tools/call", "execute_tool", "LLM", "TOOL", "EVALUATOR", ""]))
+SCALARS = st.one_of(
+    TEXTS.map(lambda v: AnyValue(string_value=v)), st.integers(-(2**63), 2**63 - 1).map(lambda v: AnyValue(int_value=v)),
+    st.floats().map(lambda v: AnyValue(double_value=v)), st.booleans().map(lambda v: AnyValue(bool_value=v)), st.just(AnyValue()),
+)  # fmt: skip
+VALUES = st.one_of(
+    SCALARS, SCALARS, SCALARS, st.lists(SCALARS, max_size=3).map(lambda v: AnyValue(array_value=ArrayValue(values=v))),
+    st.binary(max_size=4).map(lambda v: AnyValue(bytes_value=v)),
+    SCALARS.map(lambda v: AnyValue(kvlist_value=KeyValueList(values=[KeyValue(key="k", value=v)]))),
+)  # fmt: skip
+KNOWN = st.sampled_from([a.name for a in names.ATTRIBUTES])
+KEYS = st.one_of(KNOWN, st.sampled_from(["api_key", "gen_ai.operation.name", "x"]), st.text(max_size=70))
+PAIRS = st.lists(st.builds(KeyValue, key=KEYS, value=VALUES), max_size=8)
+IDS = st.sampled_from([b"", b"x" * 8, b"y" * 16, bytes(range(16))])
+TIMES = st.one_of(st.just(0), st.integers(0, 2**64 - 1), st.integers(1_700_000_000 * 10**9, 1_800_000_000 * 10**9))
+EVENT_NAMES = st.sampled_from(["gen_ai.evaluation.result", "other"])
+EVENTS = st.lists(st.builds(Span.Event, name=EVENT_NAMES, attributes=PAIRS, time_unix_nano=TIMES), max_size=1)
+SPANS = st.builds(
+    Span, trace_id=IDS, span_id=IDS, parent_span_id=IDS, name=TEXTS, start_time_unix_nano=TIMES, end_time_unix_nano=TIMES, attributes=PAIRS,
+    events=EVENTS, status=st.builds(Status, code=st.sampled_from([0, 1, 2]), message=TEXTS), trace_state=TEXTS,
+)  # fmt: skip
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> ExportTraceServiceRequest:
+    request = ExportTraceServiceRequest()
+    for _ in range(draw(st.integers(1, 2))):
+        group = request.resource_spans.add()
+        group.resource.attributes.extend(draw(PAIRS))
+        for _ in range(draw(st.integers(0, 2))):
+            group.scope_spans.add().spans.extend(draw(st.lists(SPANS, max_size=3)))
+    return request
+
+
+def table(parts: list[Rows]) -> list[tuple]:
+    """(stream, offset, row without nulls), in an order of its own."""
+    found = []
+    for part in parts:
+        for offset, row in zip(part.offsets.tolist(), part.table.to_pylist(), strict=True):
+            found.append((part.stream, offset, repr(sorted((k, v) for k, v in row.items() if v is not None))))
+    return sorted(found)
+
+
+def walked(raw: RawBatch) -> tuple[list[tuple], list[int]]:
+    """Rows and rejected offsets by protobuf objects alone."""
+    gathered, rejected = Gathered(), []
+    for i in range(len(raw)):
+        request = ExportTraceServiceRequest()
+        try:
+            request.ParseFromString(raw.value(i))
+        except DecodeError:
+            rejected.append(int(raw.offsets[i]))
+            continue
+        walk("traces", request, FORMAT, int(raw.offsets[i]), gathered)
+    return table(gathered.done()), rejected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(requests(), min_size=1, max_size=3))
+def test_generated_requests_give_the_same_rows(batch: list[ExportTraceServiceRequest]) -> None:
+    raw = RawBatch.of(Partition("t"), [r.SerializeToString() for r in batch])
+    index = np.flatnonzero(raw.ends > raw.starts)
+    assert table(otlp.traces(raw, index, FORMAT).rows) == walked(raw)[0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_requests_are_read_alike_or_left_to_the_walk(data: st.DataObject) -> None:
+    value = bytearray(data.draw(requests()).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 3))):
+        if value:
+            value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(value)))
+    raw = RawBatch.of(Partition("t"), [bytes(value), bytes(value[:cut])])
+    spans = Spans(raw, np.arange(2), FORMAT.principal)
+    try:
+        scanned = spans.tables()
+    except UnicodeDecodeError:
+        return
+    rows, rejected = walked(raw)
+    read = {int(o) for o in raw.offsets[spans.stopped < 0]} - set(rejected)
+    assert [r for r in table(scanned) if r[1] in read] == [r for r in rows if r[1] in read]
+
+
+def test_usual_spans_are_not_left_to_the_walk() -> None:
+    request = ExportTraceServiceRequest()
+    span = (
+        request.resource_spans.add()
+        .scope_spans.add()
+        .spans.add(trace_id=b"t" * 16, span_id=b"s" * 8, start_time_unix_nano=1, end_time_unix_nano=2)
+    )
+    span.attributes.add(key="gen_ai.operation.name").value.string_value = "chat"
+    span.attributes.add(key="gen_ai.response.finish_reasons").value.array_value.values.add().string_value = "stop"
+    raw = RawBatch.of(Partition("t"), [request.SerializeToString()] * 3)
+    spans = Spans(raw, np.arange(3), ())
+    assert spans.stopped.tolist() == [-1, -1, -1] and spans.rows == 3
+    assert spans.tables()[0].table.column("finish_reason").to_pylist() == ["stop"] * 3
+
+
+def test_a_reject_names_the_byte() -> None:
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.add(name="n" * 50, trace_id=b"t" * 16)
+    raw = RawBatch.of(Partition("t"), [request.SerializeToString()[:-10]])
+    (reject,) = otlp.traces(raw, np.arange(1), FORMAT).rejects
+    assert (reject.reason, "byte 0" in reject.detail) == ("protobuf", True)
