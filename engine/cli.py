@@ -17,7 +17,10 @@ from rich.table import Table
 
 from engine import config as configuration
 from engine.baseline import BaselineError
+from engine.checkpoint import CheckpointError
 from engine.config import STREAMS, Config, ConfigError
+from engine.store_database import StoreError
+from streams.sinks import Undeliverable
 
 app = typer.Typer(
     name="telltale",
@@ -161,7 +164,7 @@ def faults() -> Iterator[None]:
         yield
     except (ConfigError, BaselineError) as error:
         fail(str(error), 2)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Undeliverable, CheckpointError, StoreError) as error:
         logging.getLogger("engine").debug("fault", exc_info=True)
         fail(f"{type(error).__name__}: {error}", 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 from rich.logging import RichHandler
@@ -25,17 +26,20 @@ def api_module() -> Any:
 def serve(config: Config, stop: threading.Event) -> None:
     """Run until told to stop. A fault of the engine ends the process; a restart restores from the checkpoint."""
     start_logging(config)
-    store = Store(config.store.url) if config.store else None
-    metrics = Metrics()
     source = make_kafka_source(config)
-    engine = make_engine(config, source, store, metrics=metrics)
-    if config.api is not None:
-        if store is None:
-            raise ConfigError("api: the REST API needs a store")
-        api = api_module()
-        application = api.create_app(store, config.api, metrics.registry, lambda: engine.ready)
-        api.serve_in_thread(application, config.api.host, config.api.port)
-    engine.run(stop)
+    with ExitStack() as parts:
+        store = Store(config.store.url) if config.store else None
+        if store is not None:
+            parts.callback(store.close)
+        metrics = Metrics()
+        engine = make_engine(config, source, store, metrics=metrics)
+        if config.api is not None:
+            if store is None:
+                raise ConfigError("api: the REST API needs a store")
+            api = api_module()
+            application = api.create_app(store, config.api, metrics.registry, lambda: engine.ready)
+            parts.callback(api.serve_in_thread(application, config.api.host, config.api.port).close)
+        engine.run(stop)
 
 
 def serve_api(config: Config) -> None:

@@ -74,7 +74,7 @@ class Extraction:
         self.settings = settings
         self.budget = context.budget
         self.baseline: dict[str, Any] = context.baseline.get(self.name, {})
-        self.reference_rows = FITTING_ROWS if getattr(context, "fitting", False) else settings.reference_rows
+        self.reference_rows = FITTING_ROWS if context.fitting else settings.reference_rows
 
     def arrays(self) -> Sequence[ArraySpec]:
         views = [

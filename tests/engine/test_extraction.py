@@ -74,7 +74,9 @@ def run(made, state, *batches):
         findings += said.findings
         for s in said.scores:
             if s.detector == "extraction":
-                rows += zip([s.keys[k] for k in s.key], s.time_us.tolist(), s.score.tolist(), s.threshold.tolist(), s.alarm.tolist(), strict=True)
+                rows += zip(
+                    [s.keys[k] for k in s.key], s.time_us.tolist(), s.score.tolist(), s.threshold.tolist(), s.alarm.tolist(), strict=True
+                )
     return rows, findings
 
 
@@ -145,7 +147,7 @@ def test_learning_survives_a_checkpoint():
     made, state = detector(reference_rows=300)
     first, rest = prompts(mixed("a", 200, 0.0)), prompts(mixed("b", 300, 0.2), 200)
     run(made, state, first)
-    packed = pack(Snapshot(state, 0))
+    packed = {name: array.copy() for name, array in pack(Snapshot(state, 0)).items()}
     restored = unpack(packed, None).state
     restored.declare(made.arrays())
     expected = run(made, state, rest)[0]
@@ -164,7 +166,7 @@ def test_a_program_that_repeats_itself_is_no_evidence(text_baseline):
     odd = "zq9 #!? KRXW 77 zq9 zq9 vvv"
     rows, findings = run(*detector(text_baseline), prompts([("cron", odd)] * 1000))
     assert not findings
-    assert max(s for _, _, s, _, _ in rows) < 1
+    assert rows[-1][2] < 0 < rows[0][2]
 
 
 def test_allowed_principals_are_scored_and_never_alarm(text_baseline):

@@ -1,0 +1,85 @@
+"""Align: bad rows are rejected one by one, late rows are marked, and the cut of batches changes nothing."""
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.schema import align
+from engine.state import State
+from streams.records import Partition, RawBatch, Rows
+
+S = 1_000_000
+TIME = pa.timestamp("us", tz="UTC")
+
+
+def rows_of(columns: dict, offsets=None, stamped_ms: int = -1):
+    n = len(next(iter(columns.values())))
+    offsets = np.arange(n, dtype=np.int64) if offsets is None else np.array(offsets)
+    unique = np.unique(offsets)
+    raw = RawBatch.of(Partition("t"), [b"record %d" % o for o in unique], offsets=unique, timestamps_ms=np.full(len(unique), stamped_ms))
+    return Rows("hardware", pa.RecordBatch.from_pydict(columns), offsets), raw
+
+
+def times(*seconds):
+    return pa.array([None if s is None else int(s * S) for s in seconds], TIME)
+
+
+def test_good_rows_pass_and_unknown_columns_go():
+    batch, rejects = align(*rows_of({"time": times(1, 2), "host": ["a", "b"], "device": ["x", "y"], "metric.t": [1.0, 2.0], "junk": [1, 2]}), State(), S, S)
+    assert rejects == []
+    assert batch.columns == {"time", "host", "device", "metric.t"}
+    assert batch.floats("metric.t").tolist() == [1, 2]
+
+
+def test_each_bad_row_is_rejected_alone_with_its_reason_and_bytes():
+    columns = {
+        "time": times(1, None, 3, 4, 5), "host": ["a", "a", None, "a", "a"], "device": ["x"] * 5, "xid": ["79", "1", "2", "many", "48"],
+    }  # fmt: skip
+    batch, rejects = align(*rows_of(columns, offsets=[7, 7, 8, 9, 9]), State(), S, S)
+    assert [(r.offset, r.row, r.reason) for r in rejects] == [(7, 1, "schema"), (8, 0, "schema"), (9, 0, "type")]
+    assert [r.value for r in rejects] == [b"record 7", b"record 8", b"record 9"]
+    assert "xid" in rejects[2].detail and "time" in rejects[0].detail
+    assert batch.floats("xid").tolist() == [79, 48]
+    assert batch.offsets.tolist() == [7, 9]
+
+
+def test_a_missing_required_column_rejects_all_rows():
+    batch, rejects = align(*rows_of({"time": times(1, 2), "host": ["a", "b"]}), State(), S, S)
+    assert batch is None
+    assert len(rejects) == 2 and "device is missing" in rejects[0].detail
+
+
+def test_a_time_ahead_of_its_record_is_rejected_and_moves_no_watermark():
+    state = State()
+    source = rows_of({"time": times(100, 9_999_999, 101), "host": ["a"] * 3, "device": ["x"] * 3}, stamped_ms=100_000)
+    batch, rejects = align(*source, state, 60 * S, 0)
+    assert [r.reason for r in rejects] == ["time"]
+    assert batch.time_us.tolist() == [100 * S, 101 * S]
+    assert state.watermarks["hardware"] == 101 * S
+
+
+def test_late_rows_are_moved_up_and_marked():
+    batch, _ = align(*rows_of({"time": times(10, 9, 20, 5), "host": ["a"] * 4, "device": ["x"] * 4}), State(), S, 2 * S)
+    assert batch.late.tolist() == [False, False, False, True]
+    assert batch.time_us.tolist() == [10 * S, 9 * S, 20 * S, 18 * S]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.data())
+def test_the_cut_changes_nothing(seconds, data):
+    cuts = sorted({0, len(seconds), *data.draw(st.lists(st.integers(0, len(seconds)), max_size=5))})
+
+    def run(cuts):
+        state, out = State(), []
+        for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+            part = rows_of({"time": times(*seconds[a:b]), "host": ["a"] * (b - a), "device": ["x"] * (b - a)})
+            batch, _ = align(*part, state, S, 3 * S)
+            out += list(zip(batch.time_us.tolist(), batch.late.tolist(), strict=True))
+        return out, state.watermarks
+
+    assert run(cuts) == run([0, len(seconds)])
+
+
+def test_an_empty_batch_is_nothing():
+    assert align(*rows_of({"time": times(), "host": pa.array([], pa.string())}), State(), S, S) == (None, [])
