@@ -13,9 +13,16 @@ from kernels.evidence import BETS, bets_for, evidence
 
 
 def psi(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The population stability index of each row of counts; empty bins count as 0.0001, as Evidently has it."""
-    p, q = (np.where(a == 0, 0.0001, a) for a in (before / before.sum(-1, keepdims=True), after / after.sum(-1, keepdims=True)))
+    """The population stability index of each row of counts, with empty bins filled as Evidently fills them."""
+    p, q = filled(before), filled(after)
     return ((q - p) * np.log(q / p)).sum(-1)
+
+
+def filled(counts: np.ndarray) -> np.ndarray:
+    """Shares of each row; where one is zero, a millionth of the row's least, or 0.0001 if that least is more than it."""
+    shares = counts / counts.sum(-1, keepdims=True)
+    least = np.where(shares > 0, shares, np.inf).min(-1, keepdims=True)
+    return np.where(shares == 0, np.where(least <= 0.0001, least / 1e6, 0.0001), shares)
 
 
 def psi_report(reference: np.ndarray, current: np.ndarray, edges: profile.Edges) -> np.ndarray:
@@ -28,7 +35,18 @@ def psi_report(reference: np.ndarray, current: np.ndarray, edges: profile.Edges)
     return psi(*counts)
 
 
-def rates(peers: list[dict[str, Any]]) -> dict[str, float]:
+def psi_differs(peer: dict[str, Any]) -> float:
+    """The largest difference between Evidently's PSI of a column and ours, on the same rows and the edges that it uses."""
+    rows = peer["items"] // work.COLUMNS
+    reference, current = (np.ascontiguousarray(columns[:, :rows]) for columns in (work.reference(), work.current()))
+    worst = 0.0
+    for i, (before, after) in enumerate(zip(reference, current, strict=True)):
+        edges = profile.from_edges(np.histogram_bin_edges(np.concatenate([before, after]), bins="sturges"))
+        worst = max(worst, abs(float(psi_report(before[None], after[None], edges)[0]) - peer["answer"][f"c{i}"]))
+    return worst
+
+
+def rates() -> dict[str, float]:
     """Items a second by the peer's name."""
     reference, current = work.reference(), work.current()
     quantiles = profile.stack([profile.quantile_edges(column[:100_000]) for column in reference])
