@@ -8,6 +8,7 @@ source inside the process or through a real broker. Event time runs faster than 
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 import time
 import uuid
@@ -23,7 +24,7 @@ from engine import config as configuration
 from engine.config import Config
 from engine.demo import terminal
 from engine.demo.feed import Feed, InProcess, ThroughKafka, Wire
-from engine.demo.prepare import STREAMS, prepare
+from engine.demo.prepare import STREAMS, fit_baseline
 from engine.demo.scenario import Scenario, judged, span_s
 from engine.metrics import Metrics
 from engine.outbox import Outbox, Route
@@ -36,6 +37,8 @@ from streams.records import Message
 from streams.sources.simulated import SimulatedSource
 
 BACKLOG_ROWS = 20_000
+WIDTH = 150
+"""Columns, where the output goes to a file or a pipe."""
 
 
 class Listener:
@@ -66,13 +69,13 @@ def run_demo(seconds: float, kafka: str | None, port: int, seed: int, console: C
 
     Missed injections and false alarms are shown, not failures of the program. Raises OSError when the port is taken or the broker away.
     """
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else WIDTH)
     logging.getLogger("engine").setLevel(logging.WARNING)
     span = span_s(seconds)
     scenario = Scenario(int((time.time() - span) * 1e6), span, seed)
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="telltale-demo-")))
-        prepare(console, scenario, folder)
+        fit_baseline(console, scenario, folder)
         config, names = settings(folder, kafka)
         assert config.store is not None and config.api is not None
         store = Store(config.store.url)

@@ -25,7 +25,7 @@ STREAMS = {traffic.DIGITS_TOPIC: "inference", traffic.LLM_TOPIC: None, fleet.TOP
 """The demo's topics, and whose rows they hold where the encoding does not say it itself."""
 
 
-def prepare(console: Console, scenario: Scenario, folder: Path) -> None:
+def fit_baseline(console: Console, scenario: Scenario, folder: Path) -> None:
     """Write a baseline of the scenario's prelude into `folder / "baseline"`."""
     started = time.monotonic()
     with console.status("Fitting a baseline and compiling kernels (the first time takes a while)"):

@@ -15,8 +15,8 @@ from engine.demo.traffic import DIGITS_MODEL, LLM_MODEL, DigitsTraffic, LlmTraff
 
 SPANS_S, FASTEST = (900.0, 2400.0), 60.0
 """Event time that a run covers: forty minutes, or less in a short run, so that time need not run more than sixty times as fast."""
-PRELUDE_S = 600.0
-"""Event time before it in which all is well: what the baseline is fitted from."""
+PRELUDE_S, REQUESTS_PRELUDE_S = 1200.0, 400.0
+"""Event time before it in which all is well, for the fleet and for requests: what the baseline is fitted from."""
 READERS, READER_RATE, THIEF_RATE, LLM_RATE = 24, 0.5, 3.0, 5.0
 EARLY_US = 60_000_000
 """How much before an injection an alert's onset may lie and still be taken for an answer to it (windows reach back)."""
@@ -61,7 +61,7 @@ class Scenario:
     def __init__(self, start_us: int, span_s: float, seed: int):
         self.start_us, self.span_s, self.seed = start_us, span_s, seed
         self.end_us = self.at(1.0)
-        before_us = start_us - int(PRELUDE_S * 1e6)
+        before_us = start_us - int(REQUESTS_PRELUDE_S * 1e6)
         streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(READERS + 6)]
         self.server = Server(seed)
         images, labels = self.server.held_out, self.server.held_out_labels
@@ -76,7 +76,7 @@ class Scenario:
         self.producers = (
             DigitsTraffic(self.server, visits, before_us, streams[3]),
             LlmTraffic(before_us, drift, LLM_RATE, streams[4]),
-            Fleet(before_us, faults, streams[5]),
+            Fleet(start_us - int(PRELUDE_S * 1e6), faults, streams[5]),
         )
         xid, hot, gone = faults
         digits = f"{DIGITS_MODEL}/"  # stolen-from models see another mix of inputs and answers, which is drift and true
