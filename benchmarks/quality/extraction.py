@@ -2,7 +2,8 @@
 
 `llm`: benign prompts of a pair are split in halves by a seed. One half is the reference; from the other, and from the pair's attack
 queries, principals are made, each with one window: benign, or with a share of attack queries in random places. A window's score is the
-principal's highest. Reported: the share of attacked windows that score over the level that at most .5 % of benign windows reach.
+one at its last row; `tpr_highest` takes the highest of all scores on the way instead. Reported: the share of attacked windows that score
+over the level that at most .5 % of benign windows reach, and the shares of windows that raised an alert.
 
 `classifier`: whole query streams against a digits classifier. Half of the benign streams, by a seed, are the reference; a stream's score
 is its highest. Reported: the area under the ROC curve over streams, and benign streams that raised an alert.
@@ -16,20 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.backtest import backtest
-from engine.config import Config
-from engine.detectors import DETECTORS
+from benchmarks.quality.backtests import backtest
 
 SIZES = (1500, 500, 100)
 SHARES = (0.05, 0.1)
 FALSE_POSITIVES = 0.005
 TARGETS = {(1500, 0.05): 0.75, (500, 0.05): 0.35, (100, 0.05): 0.10, (1500, 0.1): 0.98, (500, 0.1): 0.90, (100, 0.1): 0.40}
-REFERENCE_ROWS = 50_000
-"""A reference file is learned from as a whole."""
 START_US = 1_700_000_000_000_000
 
 
@@ -54,11 +50,12 @@ def llm(data: Path, work: Path, seeds: Sequence[int] = (0, 1, 2), benign: int = 
                     principals += [(f"attack-{share}-{i}", window(rng, fresh, attack, size, share)) for i in range(attacked)]
                 name = f"{pair}-{seed}-{size}"
                 write(work / f"{name}.parquet", principals, "prompt")
-                highest, alarmed = judged(work, name, reference)
-                level = float(np.quantile([highest[p] for p, _ in principals[:benign]], 1 - FALSE_POSITIVES, method="higher"))
+                last, highest, alarmed = judged(work, name, reference)
+                level, level_highest = (level_of([scores[p] for p, _ in principals[:benign]]) for scores in (last, highest))
                 for share in SHARES:
                     of_share = [p for p, _ in principals if p.startswith(f"attack-{share}-")]
-                    row = {"tpr": mean(highest[p] > level for p in of_share), "alarmed": mean(p in alarmed for p in of_share)}
+                    row = {"tpr": mean(last[p] > level for p in of_share), "alarmed": mean(p in alarmed for p in of_share)}
+                    row["tpr_highest"] = mean(highest[p] > level_highest for p in of_share)
                     row["benign_alarmed"] = mean(p in alarmed for p, _ in principals[:benign])
                     found.setdefault((pair, size, share), []).append(row)
                 (work / f"{name}.parquet").unlink()
@@ -89,7 +86,7 @@ def classifier(data: Path, work: Path, seeds: Sequence[int] = (0, 1, 2)) -> list
         reference, tested = work / f"classifier-{seed}-reference.parquet", work / f"classifier-{seed}.parquet"
         write_vectors(reference, table.filter(pa.array(np.isin(stream, list(known)))))
         write_vectors(tested, table.filter(pa.array(~np.isin(stream, list(known)))))
-        highest, alarmed = judged(work, tested.stem, reference)
+        _, highest, alarmed = judged(work, tested.stem, reference)
         fresh = [i for i in streams if i not in known]
         ordinary = [f"s{i}" for i in fresh if streams[i]["label"] == "0"]
         attacks = {f"s{i}": streams[i]["name"] for i in fresh if streams[i]["label"] == "1"}
@@ -147,25 +144,26 @@ def seconds(rows: int) -> pa.Array:
     return pa.array(START_US + np.arange(rows) * 1_000_000, pa.timestamp("us", tz="UTC"))
 
 
-def judged(work: Path, name: str, reference: Path) -> tuple[Mapping[str, float], set[str]]:
-    """(highest combined score of each principal, principals with an alert) of a backtest with every other detector off."""
-    others: dict[str, Any] = {other: None for other in DETECTORS if other != "extraction"}
-    config = Config.model_validate({"detectors": {**others, "extraction": {"reference_rows": REFERENCE_ROWS}}})
-    out = work / name
-    backtest(config, "inference", [work / f"{name}.parquet"], out, reference)
-    scores = pq.read_table(out / "scores.parquet")
+def judged(work: Path, name: str, reference: Path) -> tuple[Mapping[str, float], Mapping[str, float], set[str]]:
+    """(last, highest combined score of each principal, principals with an alert) of a backtest with default settings."""
+    outcome = backtest("inference", [work / f"{name}.parquet"], work / name, reference)
+    table = outcome.of("extraction")
+    last: dict[str, float] = {}
     highest: dict[str, float] = {}
-    detectors, keys = scores["detector"].to_pylist(), scores["key"].to_pylist()
-    for detector, key, score in zip(detectors, keys, scores["score"].to_pylist(), strict=True):
-        if detector == "extraction":
-            highest[key] = max(score, highest.get(key, -np.inf))
-    alerts = [orjson.loads(line)["data"] for line in (out / "alerts.jsonl").read_bytes().splitlines()]
-    return highest, {alert["key"] for alert in alerts if alert["detector"] == "extraction"}
+    for key, score in zip(table["key"].to_pylist(), table["score"].to_pylist(), strict=True):
+        last[key] = score
+        highest[key] = max(score, highest.get(key, -np.inf))
+    return last, highest, {alert["key"] for alert in outcome.last_versions("extraction")}
+
+
+def level_of(benign: Sequence[float]) -> float:
+    """The score that at most FALSE_POSITIVES of benign windows lie over."""
+    return float(np.quantile(benign, 1 - FALSE_POSITIVES, method="higher"))
 
 
 def averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The mean of the measures of several rows."""
-    return {name: mean(row[name] for row in rows) for name in ("tpr", "alarmed", "benign_alarmed")}
+    return {name: mean(row[name] for row in rows) for name in ("tpr", "tpr_highest", "alarmed", "benign_alarmed")}
 
 
 def mean(values: Any) -> float:

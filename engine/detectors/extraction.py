@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from engine.alerts import Severity
 from engine.batch import Batch
 from engine.detectors.extraction_views import POINT_DIMS, RECENT_ROWS, RECENT_TEXTS, VIEWS, View, fit_learned, learn, reference_of
 from engine.evidence import MIN_ALPHA
@@ -126,7 +127,7 @@ class Extraction:
             return
         at, when = slot[due.row], time_us[due.row]
         since = since_last(at, when, state[f"{prefix}.tested_us"])
-        log10_p = np.column_stack([novelty.log10_p(due.log_e[:, w], due.length[:, w]) for w in range(len(HALVES))])
+        log10_p = np.column_stack([novelty.log10_p(due.log_e[:, w], due.told[:, w]) for w in range(len(HALVES))])
         judged = Judged(view, novelty, at, index[due.row], when, since, numbered(at, queries), due, log10_p)
         state.pending.setdefault(self.name, []).append(judged)
 
@@ -179,7 +180,7 @@ class Extraction:
         p_value = float(max(MIN_ALPHA, min(1.0, 10.0**-score)))
         shown = evidence(said, i, window)
         strongest = shown["features"][0]
-        severity = "error" if score > 2 * threshold else "warning"
+        severity: Severity = "error" if score > 2 * threshold else "warning"
         return Finding(
             self.name, "inference", principal, int(said.time_us[i]), int(said.time_us[i]), severity,
             title=f"Anomalous use by {principal}: consistent with model extraction",

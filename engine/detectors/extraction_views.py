@@ -102,7 +102,7 @@ class VectorView:
     @staticmethod
     def present(rows: Reference) -> np.ndarray:
         """bool[n]: which rows have a whole, finite vector."""
-        return np.isfinite(rows["vectors"]).all(1)
+        return np.asarray(np.isfinite(rows["vectors"]).all(axis=1))
 
     @staticmethod
     def take(rows: Reference, index: np.ndarray) -> dict[str, np.ndarray]:

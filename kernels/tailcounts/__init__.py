@@ -11,11 +11,15 @@ from kernels.tailcounts import cpu
 
 @dataclass(frozen=True)
 class Due:
-    """Windows that came due, in order of their rows. `row`: int64[d] position in the batch; `length`: int64[d, L] rows in each of the
-    L windows; `log_e`: float64[d, L]; `counts`: int32[d, 2, F, B] tail bins of the longest window."""
+    """Windows that came due, in order of their rows.
+
+    `row`: int64[d] position in the batch; `length`: int64[d, L] rows in each of the L windows, and `told`: int64[d, L] those of them with
+    any feature; `log_e`: float64[d, L]; `counts`: int32[d, 2, F, B] tail bins of the longest window.
+    """
 
     row: np.ndarray
     length: np.ndarray
+    told: np.ndarray
     log_e: np.ndarray
     counts: np.ndarray
 
@@ -41,8 +45,9 @@ def fold(slot: np.ndarray, bins: np.ndarray, rows: np.ndarray, counts: np.ndarra
     due = Due(
         np.empty(most, np.int64),
         np.empty((most, len(halves)), np.int64),
+        np.empty((most, len(halves)), np.int64),
         np.empty((most, len(halves))),
         np.zeros((most, 2, features, len(bets)), np.int32),
     )
-    cpu.fold(slot, bins, rows, counts, halves, every, bets, due.row, due.length, due.log_e, due.counts)
+    cpu.fold(slot, bins, rows, counts, halves, every, bets, due.row, due.length, due.told, due.log_e, due.counts)
     return due

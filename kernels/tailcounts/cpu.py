@@ -21,7 +21,7 @@ def count_due(slot, rows, every):
 
 
 @njit(nogil=True, cache=True)
-def fold(slot, bins, rows, counts, halves, every, bets, out_row, out_length, out_log_e, out_counts):
+def fold(slot, bins, rows, counts, halves, every, bets, out_row, out_length, out_told, out_log_e, out_counts):
     features, size = bins.shape[2], len(bets)
     window = np.empty((2, features, size), np.int64)
     evidence = np.empty(features)
@@ -50,6 +50,9 @@ def fold(slot, bins, rows, counts, halves, every, bets, out_row, out_length, out
                         window[tail, f, b] = counts[s, w, 0, tail, f, b] + np.int64(counts[s, w, 1, tail, f, b])
             full = (rows[s] - 1) // halves[w]
             out_length[due, w] = rows[s] - max(0, full - 1) * halves[w]
+            out_told[due, w] = 0
+            for f in range(features):
+                out_told[due, w] = max(out_told[due, w], window[0, f].sum())
             log_evidence(window, bets, evidence)
             top = evidence.max()
             out_log_e[due, w] = top + np.log(np.exp(evidence - top).sum() / features)

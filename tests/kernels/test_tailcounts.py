@@ -28,6 +28,8 @@ def test_windows_equal_the_oracle():
     expected = naive.fold(slot, bins, HALVES, EVERY, factors)
     assert due.row.tolist() == [row for row, _, _ in expected]
     assert due.length.tolist() == [lengths for _, lengths, _ in expected]
+    assert (due.told <= due.length).all()
+    assert (due.told[:, 0] == due.length[:, 0]).any()
     np.testing.assert_allclose(due.log_e, np.log([evidence for _, _, evidence in expected]), atol=1e-9)
 
 
@@ -41,7 +43,7 @@ def test_batches_do_not_matter(cut):
         for i in range(0, len(slot), cut)
     ]
     np.testing.assert_array_equal(np.concatenate([i + p.row for i, p in parts]), whole.row)
-    for name in ("length", "log_e", "counts"):
+    for name in ("length", "told", "log_e", "counts"):
         np.testing.assert_array_equal(np.concatenate([getattr(p, name) for _, p in parts]), getattr(whole, name))
 
 
@@ -49,3 +51,10 @@ def test_shapes_are_checked():
     slot, bins, factors = traffic()
     with pytest.raises(ValueError, match="do not fit"):
         tailcounts.fold(slot, bins, *state(features=3), HALVES, EVERY, np.log(factors))
+
+
+def test_rows_without_a_feature_are_not_told_of():
+    slot, bins, factors = traffic()
+    bins[::2] = 255
+    due = tailcounts.fold(np.zeros(len(slot), np.int32), bins, *state(), HALVES, EVERY, np.log(factors))
+    assert due.told[-1, 1] == due.length[-1, 1] // 2
