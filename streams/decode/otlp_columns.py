@@ -213,13 +213,16 @@ def hexadecimal(ids: pa.Array) -> pa.Array:
 
 @njit(nogil=True, cache=True)
 def encode(data, at, size, present, table, codes, firsts):
-    """Fill codes[i] with the number of row i's text among the distinct ones, and firsts with a row of each. Returns how many there are."""
+    """Fill codes[i] with the number of row i's text among the distinct ones, and firsts with a row of each. Returns how many there are.
+
+    `table`: int32 zeros, a power of two and more than twice the texts.
+    """
     distinct = 0
     for i in range(len(at)):
         codes[i] = 0
         if not present[i]:
             continue
-        slot = np.int64(hashed(data, at[i], size[i]) % np.uint64(len(table)))
+        slot = np.int64(hashed(data, at[i], size[i]) & np.uint64(len(table) - 1))
         while True:
             if table[slot] == 0:
                 firsts[distinct] = i
@@ -234,7 +237,7 @@ def encode(data, at, size, present, table, codes, firsts):
             if same:
                 codes[i] = table[slot] - 1
                 break
-            slot = (slot + 1) % len(table)
+            slot = (slot + 1) & (len(table) - 1)
     return distinct
 
 

@@ -87,7 +87,7 @@ def takes(target: str) -> int:
     return {"large_string": CONTENT, "float": NUMBER, "int32": WHOLE, "int64": WHOLE, "bool": FLAG}.get(kind, TEXT)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, forceinline=True)
 def word_at(data, at, size):
     """Up to eight bytes as a number, zeros after `size`."""
     if at + 8 <= len(data):
@@ -99,7 +99,7 @@ def word_at(data, at, size):
     return word
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def hashed(data, at, size):
     """A hash of a name."""
     h = np.uint64(size)
@@ -109,7 +109,7 @@ def hashed(data, at, size):
     return h
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, forceinline=True)
 def varint(data, at, end):
     """(number, next position); the position is -1 where it does not end in time."""
     if at < end and data[at] < 0x80:
@@ -125,7 +125,7 @@ def varint(data, at, end):
     return np.int64(0), np.int64(-1)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def field(data, at, end):
     """(number, wire type, start, end) of the field at `at`; number 0 where there is none that fits."""
     tag, at = varint(data, at, end)
@@ -146,12 +146,12 @@ def field(data, at, end):
     return tag >> 3, kind, at, at + size
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def find(data, at, size, slots, sizes, words):
     """The known attribute of that name, or -1."""
     if size > 64 or size == 0:
         return -1
-    slot = np.int64(hashed(data, at, size) % np.uint64(len(slots)))
+    slot = np.int64(hashed(data, at, size) & np.uint64(len(slots) - 1))
     while slots[slot]:
         a = slots[slot] - 1
         if sizes[a] == size:
@@ -160,11 +160,11 @@ def find(data, at, size, slots, sizes, words):
                 same &= words[a, i >> 3] == word_at(data, at + i, size - i)
             if same:
                 return a
-        slot = (slot + 1) % len(slots)
+        slot = (slot + 1) & (len(slots) - 1)
     return -1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def attribute(data, at, end, row, of_resource, slots, sizes, words, uses, takes, kinds, ranks, values, lengths):
     """Read one KeyValue into row `row` of the cells. Returns False where it is not written in the usual way."""
     number, kind, start, stop = field(data, at, end)
