@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -123,12 +123,14 @@ def demo(
 
 
 @app.command()
-def bench() -> None:
-    """How fast the engine is on this machine, end to end."""
+def bench(
+    rows: Annotated[int, typer.Option(help="Rows to make and run.", min=10_000)] = 500_000,
+) -> None:
+    """How fast this machine takes rows in, decodes and judges them, end to end."""
     from engine.bench import run_bench
 
     with faults():
-        run_bench(out)
+        run_bench(out, rows)
 
 
 def loaded(path: Path | None) -> Config:
@@ -151,7 +153,7 @@ def check_file(path: Path) -> None:
         fail(f"{path}: no such file", 2)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """Say what is wrong on stderr and end."""
     err.print(f"telltale: {message}", style="red", highlight=False, markup=False)
     raise typer.Exit(code)

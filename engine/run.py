@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from engine.alerts import Alert, message
-from engine.checkpoint import Checkpoints, Snapshot
+from engine.checkpoint import Checkpoints
 from engine.config import Config
 from engine.dead_letters import dead_letter
 from engine.finding import Detector, Scores

@@ -58,7 +58,7 @@ def typed(rows: Rows) -> tuple[pa.RecordBatch, dict[int, tuple[str, str]]]:
         if known is None:
             continue
         if known.type is not None and not same_type(column.type, known.type):
-            column, failed = cast(column, known.type)  # noqa: PLW2901
+            column, failed = cast(column, known.type)
             note(bad, failed, "type", f"{field.name}: not {known.type}")
         columns.append(column)
         fields.append(pa.field(field.name, column.type))

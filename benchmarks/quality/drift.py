@@ -46,7 +46,10 @@ def run(data: Path, work: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     code, conversation = trace(data, "code"), trace(data, "conv")
     gap = code[0][-1] - conversation[0][0] + 1_000_000
-    spliced = (np.concatenate([code[0], conversation[0] + gap]), *(np.concatenate([a, b]) for a, b in zip(code[1:], conversation[1:], strict=True)))
+    spliced = (
+        np.concatenate([code[0], conversation[0] + gap]),
+        *(np.concatenate([a, b]) for a, b in zip(code[1:], conversation[1:], strict=True)),
+    )
     splice = len(code[0])
     outcome = backtest("inference", [write(folder / "splice.parquet", *spliced)], folder / "splice")
     onsets = {a["key"]: a["onset_us"] for a in reversed(outcome.last_versions("drift"))}

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine.detectors import drift, extraction, hardware, missing, rules
+from engine.detectors.drift import Drift, DriftSettings
+from engine.detectors.extraction import Extraction, ExtractionSettings
+from engine.detectors.hardware import Hardware, HardwareSettings
+from engine.detectors.missing import Missing, MissingSettings
+from engine.detectors.rules import Rules, RulesSettings
 from engine.finding import Context, Detector, Settings
 
 
@@ -20,9 +24,9 @@ class Row:
 
 
 DETECTORS: dict[str, Row] = {
-    "drift": Row("drift", drift.DriftSettings, drift.Drift),
-    "extraction": Row("extraction", extraction.ExtractionSettings, extraction.Extraction),
-    "hardware": Row("hardware", hardware.HardwareSettings, hardware.Hardware),
-    "rules": Row("hardware", rules.RulesSettings, rules.Rules),
-    "missing": Row("hardware", missing.MissingSettings, missing.Missing),
+    "drift": Row("drift", DriftSettings, Drift),
+    "extraction": Row("extraction", ExtractionSettings, Extraction),
+    "hardware": Row("hardware", HardwareSettings, Hardware),
+    "rules": Row("hardware", RulesSettings, Rules),
+    "missing": Row("hardware", MissingSettings, Missing),
 }

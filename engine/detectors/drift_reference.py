@@ -116,7 +116,7 @@ def learn(values: np.ndarray, blocks: np.ndarray) -> Reference:
     order = np.argsort(blocks, kind="stable")
     panes, first = np.unique(blocks[order], return_index=True)
     of_pane = [reference.histogram(values[rows]) for rows in np.split(order, first[1:])] if len(panes) else []
-    reference.counts = np.sum(of_pane, axis=0, dtype=np.int64) if of_pane else reference.counts
+    reference.counts = np.array(of_pane, np.int64).reshape(-1, BINS).sum(axis=0)
     reference.tau = between_blocks(of_pane)
     return reference
 

@@ -72,7 +72,17 @@ def test_a_baseline_judges_from_the_first_row(files, tmp_path):
     assert done.exit_code == 0, done.output
     (tmp_path / "c.yaml").write_text(f"baseline: {tmp_path / 'base'}\n")
     command("backtest", "--stream", "hardware", "--input", files / "rest.parquet", "--out", tmp_path / "x", "-c", tmp_path / "c.yaml")
-    command("backtest", "--stream", "hardware", "--input", files / "rest.parquet", "--out", tmp_path / "y", "--reference", files / "good.parquet")
+    command(
+        "backtest",
+        "--stream",
+        "hardware",
+        "--input",
+        files / "rest.parquet",
+        "--out",
+        tmp_path / "y",
+        "--reference",
+        files / "good.parquet",
+    )
     (scores, alerts, _), (again, _, _) = result_of(tmp_path / "x"), result_of(tmp_path / "y")
     assert {a["key"] for a in alerts if a["detector"] == "hardware"} == {"h/gpu1"}
     assert np.isfinite(scores["threshold"].to_numpy()).all()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from engine.batch import Batch
-from engine.detectors.drift import Drift, DriftSettings, log_tail, test as g_test
+from engine.detectors.drift import Drift, DriftSettings, log_tail
+from engine.detectors.drift import test as g_test
 from engine.detectors.drift_reference import BINS, FEW, Reference, category_code, learn
 from engine.evidence import Budget
 from engine.finding import Context

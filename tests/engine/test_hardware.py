@@ -42,7 +42,11 @@ def run(detector, columns: dict[str, np.ndarray], cut: int):
         worker.observe(Batch("hardware", pa.RecordBatch.from_pydict(table), columns["time"][rows], np.arange(rows.start, rows.stop)))
         said, changed = worker.judge("hardware")
         alerts += changed
-        scores += [(s.keys[k], int(t), round(float(x), 9), bool(a)) for s in said for k, t, x, a in zip(s.key, s.time_us, s.score, s.alarm, strict=True)]
+        scores += [
+            (s.keys[k], int(t), round(float(x), 9), bool(a))
+            for s in said
+            for k, t, x, a in zip(s.key, s.time_us, s.score, s.alarm, strict=True)
+        ]
     return alerts, sorted(scores)
 
 

@@ -26,7 +26,9 @@ def times(*seconds):
 
 
 def test_good_rows_pass_and_unknown_columns_go():
-    batch, rejects = align(*rows_of({"time": times(1, 2), "host": ["a", "b"], "device": ["x", "y"], "metric.t": [1.0, 2.0], "junk": [1, 2]}), State(), S, S)
+    batch, rejects = align(
+        *rows_of({"time": times(1, 2), "host": ["a", "b"], "device": ["x", "y"], "metric.t": [1.0, 2.0], "junk": [1, 2]}), State(), S, S
+    )
     assert rejects == []
     assert batch.columns == {"time", "host", "device", "metric.t"}
     assert batch.floats("metric.t").tolist() == [1, 2]
