@@ -27,6 +27,7 @@ DEFAULTS: Mapping[str, Any] = {
     "receive_buffer_bytes": 1 << 20,
     "bootstrap_timeout_ms": 15_000,
     "reconnect_backoff_max_ms": 5_000,
+    "metadata_max_age_ms": 5_000,  # how soon a topic or a partition that is new is noticed
     "allow_auto_create_topics": False,
     "metrics_enabled": False,
 }
