@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.quality.backtests import backtest
+from engine.detectors import DETECTORS
 
 SIZES = (1500, 500, 100)
 SHARES = (0.05, 0.1)
@@ -145,8 +146,10 @@ def seconds(rows: int) -> pa.Array:
 
 
 def judged(work: Path, name: str, reference: Path) -> tuple[Mapping[str, float], Mapping[str, float], set[str]]:
-    """(last, highest combined score of each principal, principals with an alert) of a backtest with default settings."""
-    outcome = backtest("inference", [work / f"{name}.parquet"], work / name, reference)
+    """(last, highest combined score of each principal, principals with an alert) of a backtest with this detector alone."""
+    config = work / "extraction.yaml"
+    config.write_text("detectors:\n" + "".join(f"  {other}: null\n" for other in DETECTORS if other != "extraction"))
+    outcome = backtest("inference", [work / f"{name}.parquet"], work / name, reference, config)
     table = outcome.of("extraction")
     last: dict[str, float] = {}
     highest: dict[str, float] = {}
