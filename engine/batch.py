@@ -48,6 +48,21 @@ class Batch:
         """The Arrow column itself (text, lists, embeddings)."""
         return self.table.column(name)
 
+    def vectors(self, name: str) -> np.ndarray | None:
+        """float32[n, d] of a column of lists, d the commonest length; NaN where null or of another length. None where all are null."""
+        column = self.table.column(name)
+        if pa.types.is_fixed_size_list(column.type):
+            column = column.cast(pa.list_(column.type.value_type))
+        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        if not (lengths > 0).any():
+            return None
+        width = int(np.bincount(lengths[lengths > 0]).argmax())
+        fits = lengths == width
+        values = column.filter(pa.array(fits)).flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
+        out = np.full((len(self), width), np.nan, np.float32)
+        out[fits] = values.reshape(-1, width)
+        return out
+
     def codes(self, name: str) -> tuple[np.ndarray, list[str | None]]:
         """(int32[n], values): each row's position in the list of distinct values; a null is a value of its own (None), if there is one."""
         if name not in self._codes:

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from engine.alerts import Severity
 from engine.api_config import ApiConfig
 from engine.detectors import DETECTORS
+from streams.decode import DECODERS
 
 STREAMS = ("inference", "agent", "hardware", "feedback", "evaluation")
-ENCODINGS = ("auto", "json", "arrow", "otlp_proto", "otlp_json", "prometheus", "cloudevents", "sagemaker")
+ENCODINGS = ("auto", *DECODERS)
 
 
 class ConfigError(Exception):

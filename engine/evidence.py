@@ -64,8 +64,9 @@ class LogHistogram:
 class Tail:
     """The upper tail of a score: P(log10 S > x) = share * exp(-(x - start) / scale) for x >= start: a Pareto tail of S.
 
-    Fitted by exceedances over a high quantile (peaks over threshold), which is Hill's estimator on binned data.
-    Source: Pickands 1975; Siffer et al., KDD 2017, use it for streams.
+    Fitted to the exceedances over a high quantile (peaks over threshold), by their median and not, as Hill's estimator does, by their
+    mean: a fault that grows slowly puts a few huge scores into the tail before it alarms, and must not raise its own threshold.
+    Source: Pickands 1975; Siffer et al., KDD 2017, use peaks over threshold for streams.
     """
 
     start: float
@@ -86,8 +87,8 @@ class Tail:
 def fit_tail(counts: np.ndarray, bins: LogHistogram, quantile: float = 0.8, least: int = 8) -> Tail | None:
     """The tail of a histogram of log scores, or None when fewer than `least` counts lie in it.
 
-    `counts`: [bins]. The scale carries its own sampling error: it is widened by two standard errors, so that a threshold from few
-    counts is on the careful side.
+    `counts`: [bins]. The scale carries its own sampling error: it is widened by two standard errors (1.44 / sqrt(n) each, relative), so
+    that a threshold from few counts is on the careful side.
     """
     start, share, scale, n = tail_of(counts, bins.low, bins.width, quantile, least)
     return None if n == 0 else Tail(start, share, scale, n)
@@ -107,8 +108,11 @@ def tail_of(counts, low, width, quantile, least):
         first -= 1
         n += counts[first]
     start = low + width * first
-    excess = 0.0
+    half, above, median = n / 2.0, 0, 0.0
     for i in range(first, len(counts)):
-        excess += counts[i] * (low + width * (i + 0.5) - start)
-    scale = max(excess / n * (1.0 + 2.0 / np.sqrt(n)), width / 2)
+        if above + counts[i] >= half:
+            median = low + width * (i + (half - above) / counts[i]) - start
+            break
+        above += counts[i]
+    scale = max(median / np.log(2.0) * (1.0 + 2.9 / np.sqrt(n)), width / 2)
     return start, n / total, scale, n

@@ -8,7 +8,7 @@ replayed after a crash hands panes over again; those that were merged already ar
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from engine.alerts import Alert
 from engine.checkpoint import Snapshot
@@ -17,8 +17,10 @@ from engine.lifecycle import Lifecycle
 from engine.sketch import Sketch, merged
 from engine.state import NEVER, State
 from engine.worker import Worker, as_population, of_population
+from streams.records import Partition
 
 NAME = "population"
+Lag = Callable[[Partition], "int | None"]
 
 
 class Population:
@@ -30,6 +32,7 @@ class Population:
         self.detectors = {n: as_population(d) for n, d in detectors.items() if of_population(d)}
         self.state = snapshot.state if snapshot else State()
         self.frontiers: dict[str, int] = dict(snapshot.meta["frontiers"]) if snapshot else {}
+        self.streams = {s for d in self.detectors.values() for s in d.streams}
         self.pane_us = pane_us
         self.lateness_us = lateness_us
         self.idle_s = idle_s
@@ -38,19 +41,20 @@ class Population:
             self.state.declare(detector.population_arrays())
         self.lifecycle = Lifecycle(self.state, config_hash)
 
-    def heard_from(self, worker: Worker, lag: int | None) -> None:
-        """Note that a partition gave rows, or still has some to give."""
-        if worker.name not in self.heard or lag is None or lag > 0:
-            self.heard[worker.name] = time.monotonic()
+    def heard_from(self, worker: Worker) -> None:
+        """Note that a partition is ours now, or gave rows."""
+        self.heard[worker.name] = time.monotonic()
 
-    def advance(self, workers: Sequence[Worker], final: bool = False) -> tuple[list[Scores], list[Alert]]:
-        """Merge and judge the panes that every partition has passed; `final`: all panes, no row will follow."""
-        before_us = self._passed(workers, final)
+    def advance(self, workers: Sequence[Worker], lag: Lag, final: bool = False) -> tuple[list[Scores], list[Alert]]:
+        """Merge and judge the panes that every partition has passed; `final`: all panes, no row will follow. `lag`: records that a
+        partition still has to give, None where that is not known."""
+        workers = [w for w in workers if self._concerns(w)]
+        before_us = self._passed(workers, lag, final)
         sketches: list[Sketch] = []
         for worker in workers:
             if before_us > worker.state.closed_us:
-                merged_to = self.frontiers.get(worker.name, NEVER)
-                sketches += [s for s in worker.collect(before_us) if s.pane * self.pane_us >= merged_to]
+                merged_to = self.frontiers.get(worker.name, NEVER // 2)
+                sketches += [s.since(-(-merged_to // self.pane_us)) for s in worker.collect(before_us)]
                 self.frontiers[worker.name] = max(merged_to, before_us)
         if not sketches:
             return [], []
@@ -61,7 +65,7 @@ class Population:
             said = detector.judge(self.state, before_us)
             judged.scores += said.scores
             judged.findings += said.findings
-        for stream in {s for d in self.detectors.values() for s in d.streams}:
+        for stream in sorted(self.streams):
             alerts += self.lifecycle.apply([f for f in judged.findings if f.stream == stream], stream, before_us)
         return judged.scores, alerts
 
@@ -70,14 +74,21 @@ class Population:
         self.lifecycle.save()
         return Snapshot(self.state, -1, outbox, {"frontiers": self.frontiers})
 
-    def _passed(self, workers: Sequence[Worker], final: bool) -> int:
-        """The end of the last pane that is complete: no partition that is not idle will add to it."""
-        streams = {s for d in self.detectors.values() for s in d.streams}
-        marks = {w.name: max((w.state.watermarks.get(s, NEVER) for s in streams), default=NEVER) for w in workers}
+    def _concerns(self, worker: Worker) -> bool:
+        """Whether a partition has rows for these detectors, or may yet have: it has given none so far, or none of a known stream."""
+        seen = worker.state.watermarks.keys()
+        return bool(self.streams & seen) or (not seen and (worker.feeds is None or worker.feeds in self.streams))
+
+    def _passed(self, workers: Sequence[Worker], lag: Lag, final: bool) -> int:
+        """The end of the last pane that is complete: no partition will add to it that is not idle.
+
+        A partition is idle that gave nothing for a while and has nothing to give; it would hold up all others for ever.
+        """
+        marks = {w: max((w.state.watermarks.get(s, NEVER) for s in self.streams), default=NEVER) for w in workers}
         if not any(m > NEVER for m in marks.values()):
             return NEVER
         now = time.monotonic()
-        active = [m for name, m in marks.items() if now - self.heard.get(name, now) < self.idle_s]
+        active = [m for w, m in marks.items() if now - self.heard.get(w.name, now) < self.idle_s or lag(w.partition)]
         if active and not final:
             return NEVER if min(active) == NEVER else min(active) // self.pane_us * self.pane_us
         return -(-(max(marks.values()) + self.lateness_us + 1) // self.pane_us) * self.pane_us

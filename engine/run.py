@@ -105,12 +105,12 @@ class Engine:
             self.metrics.late.labels(batch.stream).inc(int(batch.late.sum()))
         self.reject(worker.name, rejects)
         worker.next_offset = raw.resume_at
-        self.population.heard_from(worker, self.source.lag(raw.partition))
+        self.population.heard_from(worker)
         self.metrics.records.labels(raw.partition.topic).inc(len(raw))
 
     def judge_population(self, final: bool = False) -> None:
         """Judge what all partitions saw together, as far as the slowest of them has come."""
-        scores, alerts = self.population.advance(list(self.workers.values()), final)
+        scores, alerts = self.population.advance(list(self.workers.values()), self.source.lag, final)
         self.act(POPULATION, scores, alerts)
 
     def act(self, owner: str, scores: Sequence[Scores], alerts: Sequence[Alert], written_ms: int = -1) -> None:
@@ -162,11 +162,11 @@ class Engine:
         """Partitions that are ours now: restore each, and go on reading where its checkpoint says."""
         for partition in partitions:
             snapshot = self._restored(str(partition))
-            limits = {"default": self.config.limits.keys}
-            worker = self.workers[partition] = Worker(partition, self.detectors, self.config.hash, snapshot, limits)
+            limits, feeds = {"default": self.config.limits.keys}, self.formats[partition.topic].stream
+            worker = self.workers[partition] = Worker(partition, self.detectors, self.config.hash, snapshot, limits, feeds)
             if worker.next_offset >= 0:
                 self.source.seek(partition, worker.next_offset)
-            self.population.heard_from(worker, None)
+            self.population.heard_from(worker)
             log.info("assigned %s, from %s", partition, worker.next_offset if snapshot else "the source's own offset")
 
     def revoked(self, partitions: Sequence[Partition]) -> None:

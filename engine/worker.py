@@ -20,7 +20,8 @@ def of_population(detector: Detector) -> bool:
 
 
 class Worker:
-    """What the engine keeps of one partition. `next_offset`: the first record that is not in its state (-1: as the source has it)."""
+    """What the engine keeps of one partition. `next_offset`: the first record that is not in its state (-1: as the source has it).
+    `feeds`: the stream whose rows it holds, where that is known before they come."""
 
     def __init__(
         self,
@@ -29,9 +30,11 @@ class Worker:
         config_hash: str,
         snapshot: Snapshot | None,
         limits: Mapping[str, int],
+        feeds: str | None = None,
     ):
         self.partition = partition
         self.name = str(partition)
+        self.feeds = feeds
         self.detectors = detectors
         self.state = snapshot.state if snapshot else State(dict(limits))
         self.next_offset = snapshot.next_offset if snapshot else -1

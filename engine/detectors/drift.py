@@ -23,7 +23,7 @@ from scipy import special
 from engine.batch import Batch
 from engine.detectors.drift_reference import BINS, KEPT_PER_PANE, Reference, category_code, learn, table_of
 from engine.finding import Context, Finding, Judgement, Scores, Settings
-from engine.sketch import Sketch
+from engine.sketch import Sketch, added
 from engine.state import ArraySpec, State
 
 SCALES = (256, 1024, 4096)
@@ -65,12 +65,13 @@ class Drift:
         }
 
     def arrays(self) -> Sequence[ArraySpec]:
-        return (ArraySpec("drift.counts", "int64", ("drift.pane", BINS)),)
+        return ()  # panes come and go: they are free-form arrays, see `observe`
 
     def population_arrays(self) -> Sequence[ArraySpec]:
         return (
             ArraySpec("drift.window", "int64", ("drift.series", len(SCALES), BINS)),
             ArraySpec("drift.since_us", "int64", ("drift.series", len(SCALES)), 0),
+            ArraySpec("drift.started_us", "int64", ("drift.series",), 0),
         )
 
     def observe(self, batch: Batch, state: State) -> None:
@@ -102,69 +103,72 @@ class Drift:
                 state.records["drift.refused"] = state.records.get("drift.refused", 0) + len(rows)
                 return
             known.setdefault(series, {}).update(dict(list(names.items())[:NAMES_KEPT]))
-            kept = state.arrays.setdefault(f"drift.values/{series}", np.empty((0, 2)))
-            state.arrays[f"drift.values/{series}"] = np.concatenate([kept, np.column_stack([panes[of_row], values])])
+            append(state, f"drift.values/{series}", np.column_stack([panes[of_row], values]))
             return
-        now_us = int(batch.time_us.max())
-        slots = state.slots("drift.pane", [f"{p}\x00{series}" for p in panes.tolist()], now_us)
-        reference.fold(values, slots[of_row], state["drift.counts"])
+        counts = np.zeros((len(panes), BINS), np.int64)
+        reference.fold(values, of_row.astype(np.int32), counts)
+        append(state, f"drift.counts/{series}", np.column_stack([panes, counts]))
 
     def collect(self, state: State, before_us: int) -> list[Sketch]:
-        """Sketches of the panes that end by then; their slots are free again."""
+        """Sketches of the panes that end by then, and no trace of them in the state."""
         before = before_us // self.pane_us
-        sketches, done = [], []
-        for key, slot in state.table("drift.pane").index.items():
-            pane, series = key.split("\x00", 1)
-            if int(pane) < before:
-                sketches.append(Sketch(self.name, series, int(pane), {"counts": state["drift.counts"][slot].copy()}))
-                done.append(slot)
-        state.release("drift.pane", done)
-        for name in [n for n in state.arrays if n.startswith("drift.values/")]:
-            kept = state.arrays[name]
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for name in [n for n in state.arrays if n.startswith(("drift.values/", "drift.counts/"))]:
+            kept = state.arrays.pop(name)
             closed = kept[:, 0] < before
-            done_rows = kept[closed]
-            done_rows = done_rows[np.argsort(done_rows[:, 0], kind="stable")]
-            series = name.removeprefix("drift.values/")
-            names = state.records["drift.names"].get(series, {})
-            panes, first = np.unique(done_rows[:, 0], return_index=True)
-            for pane, values in zip(panes.tolist(), np.split(done_rows[:, 1], first[1:]), strict=False):
-                sketches.append(Sketch(self.name, series, int(pane), {}, values, names))
-            state.arrays[name] = kept[~closed]
-            if not len(state.arrays[name]):
-                del state.arrays[name]
+            if not closed.all():
+                state.arrays[name] = kept[~closed]
+            if closed.any():
+                kind, series = name.split("/", 1)
+                found.setdefault(series, {})[kind] = kept[closed]
+        sketches = []
+        for series, parts in found.items():
+            counts = parts.get("drift.counts", np.empty((0, 1 + BINS), np.int64))
+            values = parts.get("drift.values", np.empty((0, 2)))
+            names = state.records.get("drift.names", {}).get(series, {})
+            whole = added(counts[:, 0], counts[:, 1:])
+            sketches.append(Sketch(self.name, series, *whole, values[:, 1], values[:, 0].astype(np.int64), names))
         return sketches
 
     def merge(self, sketches: Sequence[Sketch], state: State) -> None:
-        """Add merged panes, oldest first, to what is being learned or to the windows; full windows go to `judge`."""
+        """Add merged panes to what is being learned or to the windows; full windows go to `judge`."""
         self._restore_references(state)
         for sketch in sketches:
-            end_us = (sketch.pane + 1) * self.pane_us
-            counts = sketch.arrays.get("counts", np.zeros(BINS, np.int64))
-            if sketch.values is not None:
+            panes, counts = sketch.panes, sketch.counts
+            if len(sketch.values):
+                values, value_panes = sketch.values, sketch.value_panes
                 reference = self.references.get(sketch.series)
                 if reference is None:
-                    reference = self._learn(state, sketch)
-                    if reference is None:
+                    learned = self._learn(state, sketch)
+                    if learned is None:
                         continue
-                    self._start(state, sketch.series, end_us)
-                    continue
-                counts = counts + reference.histogram(sketch.values)
-            self._add(state, sketch.series, counts, end_us)
+                    reference, last = learned
+                    self._start(state, sketch.series, (last + 1) * self.pane_us)
+                    values, value_panes = values[value_panes > last], value_panes[value_panes > last]
+                late_panes, of_value = np.unique(value_panes, return_inverse=True)
+                binned = np.zeros((len(late_panes), BINS), np.int64)
+                reference.fold(values, of_value.astype(np.int32), binned)
+                panes, counts = added(np.concatenate([panes, late_panes]), np.concatenate([counts, binned]))
+            if len(panes):
+                self._add(state, sketch.series, panes, counts)
 
-    def _learn(self, state: State, sketch: Sketch) -> Reference | None:
+    def _learn(self, state: State, sketch: Sketch) -> tuple[Reference, int] | None:
+        """The reference and the last pane it was learned from, once the series has given enough rows over enough panes."""
         name = f"drift.learning/{sketch.series}"
-        kept = state.arrays.get(name, np.empty((0, 2)))
-        values = thinned(sketch)
-        kept = np.concatenate([kept, np.column_stack([np.full(len(values), sketch.pane), values])])
         state.records.setdefault("drift.names", {}).setdefault(sketch.series, {}).update(sketch.names)
-        if len(kept) < self.reference_rows or len(np.unique(kept[:, 0])) < LEARNING_PANES:
+        kept = np.concatenate([state.arrays.get(name, np.empty((0, 2))), thinned(sketch)])
+        panes, rows = np.unique(kept[:, 0], return_counts=True)
+        enough = np.flatnonzero((np.cumsum(rows) >= self.reference_rows) & (np.arange(1, len(panes) + 1) >= LEARNING_PANES))
+        if not len(enough):
             state.arrays[name] = kept
             return None
         state.arrays.pop(name, None)
+        last = int(panes[enough[0]])
+        kept = kept[kept[:, 0] <= last]
         reference = self.references[sketch.series] = learn(kept[:, 1], kept[:, 0])
-        reference.names = state.records.get("drift.names", {}).pop(sketch.series, {})
+        reference.names = state.records["drift.names"].pop(sketch.series, {})
         state.records.setdefault("drift.references", {})[sketch.series] = reference.record()
-        return reference
+        return reference, last
 
     def _restore_references(self, state: State) -> None:
         for series, record in state.records.get("drift.references", {}).items():
@@ -176,18 +180,23 @@ class Drift:
         slot = int(state.slots("drift.series", [series], at_us)[0])
         if not known:
             state["drift.since_us"][slot] = at_us
+            state["drift.started_us"][slot] = at_us
         return slot
 
-    def _add(self, state: State, series: str, counts: np.ndarray, end_us: int) -> None:
-        slot = self._start(state, series, end_us - self.pane_us)
+    def _add(self, state: State, series: str, panes: np.ndarray, counts: np.ndarray) -> None:
+        """Add panes in their order; a window closes with the pane that fills it."""
+        slot = self._start(state, series, int(panes[0]) * self.pane_us)
         window, since = state["drift.window"][slot], state["drift.since_us"][slot]
-        window += counts
-        shared = len(state.table("drift.series").index) * len(SCALES)  # as of now: what comes later in this batch must not matter
+        sums = np.concatenate([np.zeros((1, BINS), np.int64), np.cumsum(counts, axis=0)])
+        rows = sums.sum(axis=1)
+        pending = state.pending.setdefault(self.name, [])
         for i, scale in enumerate(SCALES):
-            if window[i].sum() >= scale:
-                state.pending.setdefault(self.name, []).append((series, scale, int(since[i]), end_us, window[i].copy(), shared))
-                window[i] = 0
-                since[i] = end_us
+            done, held = 0, int(window[i].sum())
+            while (last := int(np.searchsorted(rows, rows[done] + scale - held))) < len(rows):
+                end_us = (int(panes[last - 1]) + 1) * self.pane_us
+                pending.append((series, scale, int(since[i]), end_us, window[i] + sums[last] - sums[done]))
+                window[i], since[i], done, held = 0, end_us, last, 0
+            window[i] += sums[-1] - sums[done]
 
     def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:
         """What a baseline keeps: a reference of every series."""
@@ -208,8 +217,10 @@ class Drift:
             return Judgement()
         rows: list[tuple[str, int, float, float, bool, int]] = []
         findings = []
-        for series, scale, since_us, end_us, window, shared in full:
+        started = state["drift.started_us"][: len(state.table("drift.series").keys)]
+        for series, scale, since_us, end_us, window in full:
             said = test(self.references[series], window)
+            shared = int((started < end_us).sum()) * len(SCALES)
             alpha = self.budget.alpha("drift", end_us - since_us, shared)
             score, threshold = -said["log10_p"], -np.log10(alpha)
             alarm = bool(score > threshold and said["psi_net"] >= self.settings.psi_floor)
@@ -228,7 +239,7 @@ class Drift:
         return Finding(
             self.name, "inference", series, end_us, end_us, "warning" if said["psi_net"] < 0.5 else "error",
             title=f"{feature} of {model} drifted from its reference",
-            summary=f"PSI {said['psi']:.2f} over {int(window.sum())} rows (p = {10 ** -min(score, 300):.1e}); {said['change']}.",
+            summary=f"PSI {said['psi']:.2f} over {int(window.sum())} rows (p = {10 ** -min(score, 300):.1e}); {reference.change(window)}.",
             score=score, threshold=threshold, p_value=10 ** -min(score, 300), evidence=evidence,
             labels={"model": model, "feature": feature}, tags=("AISVS 13.4",), quiet_us=int(self.settings.quiet_s * 1e6),
         )  # fmt: skip
@@ -251,13 +262,24 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
+def append(state: State, name: str, rows: np.ndarray) -> None:
+    """Add rows to a free-form array of the state."""
+    kept = state.arrays.get(name)
+    state.arrays[name] = rows if kept is None else np.concatenate([kept, rows])
+
+
 def thinned(sketch: Sketch) -> np.ndarray:
-    """At most 4,096 of a pane's values, chosen by series and pane alone (the values are sorted, so their order of arrival is gone)."""
-    values = sketch.values if sketch.values is not None else np.empty(0)
-    if len(values) <= KEPT_PER_PANE:
-        return values
-    seed = int(category_code(f"{sketch.series}/{sketch.pane}"))
-    return values[np.random.default_rng(seed).choice(len(values), KEPT_PER_PANE, replace=False)]
+    """float64[n, 2] pane and value, at most 4,096 of each pane, chosen by series and pane alone (the values come sorted)."""
+    panes, first, rows = np.unique(sketch.value_panes, return_index=True, return_counts=True)
+    chosen = []
+    for pane, start, n in zip(panes.tolist(), first.tolist(), rows.tolist(), strict=True):
+        index = np.arange(start, start + n)
+        if n > KEPT_PER_PANE:
+            seed = int(category_code(f"{sketch.series}/{pane}"))
+            index = start + np.random.default_rng(seed).choice(n, KEPT_PER_PANE, replace=False)
+        chosen.append(index)
+    rows_kept = np.concatenate(chosen)
+    return np.column_stack([sketch.value_panes[rows_kept].astype(np.float64), sketch.values[rows_kept]])
 
 
 def test(reference: Reference, window: np.ndarray) -> dict[str, Any]:
@@ -279,7 +301,6 @@ def test(reference: Reference, window: np.ndarray) -> dict[str, Any]:
         "psi": psi, "psi_net": psi - df * (1 / n + 1 / m) - df * reference.tau,
         "jensen_shannon": float(np.sqrt(max(0.0, ((p * np.log(p / mean) + q * np.log(q / mean)) / 2).sum() / np.log(2)))),
         "total_variation": float(np.abs(p - q).sum() / 2),
-        "change": reference.change(window),
     }  # fmt: skip
 
 

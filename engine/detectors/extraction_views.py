@@ -197,17 +197,7 @@ def ragged(column: pa.Array) -> dict[str, np.ndarray]:
 
 def embedding(batch: Batch) -> np.ndarray | None:
     """float32[n, d] embeddings, NaN where null; None where there are none."""
-    if "embedding" not in batch.columns or not pa.types.is_fixed_size_list(batch.array("embedding").type):
-        return None
-    column = batch.array("embedding")
-    if column.null_count == len(column):
-        return None
-    width = column.type.list_size
-    values = column.values.cast(pa.float32()).slice(column.offset * width, len(column) * width)
-    out = values.to_numpy(zero_copy_only=False).reshape(len(column), width).astype(np.float32)
-    if column.null_count:
-        out[column.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    return out
+    return batch.vectors("embedding") if "embedding" in batch.columns else None
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -1,4 +1,5 @@
-"""Rules: facts that need no statistics. NVIDIA XID errors, by number or from kernel-log lines, with the catalogue's action.
+"""Rules: facts that need no statistics. NVIDIA XID errors, by number or from kernel-log lines, with the catalogue's action; and what a GPU
+says of its own clocks (thermal and power slowdowns).
 
 A repeat of the same XID on the same device extends its alert and is counted, so 800,000 lines make one alert; an XID that a gauge
 goes on showing (DCGM keeps the last one) is one occurrence, not one a tick. XID 45 alone is what follows a killed process, and is
@@ -17,6 +18,7 @@ from pydantic import Field
 from engine.alerts import Severity, time_text
 from engine.batch import Batch
 from engine.finding import Context, Finding, Judgement, Scores, Settings
+from engine.runs import runs
 from engine.state import ArraySpec, State
 from streams.names import XID, XidCode
 
@@ -28,11 +30,21 @@ SEVERITY: dict[str, Severity] = {
 }  # fmt: skip
 
 
+THROTTLES: dict[int, tuple[str, Severity]] = {
+    0x08: ("hardware slowdown", "error"), 0x20: ("software thermal slowdown", "warning"),
+    0x40: ("hardware thermal slowdown", "error"), 0x80: ("hardware power brake", "error"),
+}  # fmt: skip
+"""Bits of DCGM's clock event reasons that are no choice of the operator's (a power cap is)."""
+REASONS = "metric.clocks_event_reasons"
+
+
 class RulesSettings(Settings):
-    """`quiet_s`: an XID that does not come again for this long is over. `ignore`: numbers that raise nothing."""
+    """`quiet_s`: an XID that does not come again for this long is over. `ignore`: numbers that raise nothing.
+    `throttle_quiet_s`: the same for a slowdown."""
 
     quiet_s: float = Field(3600.0, gt=0)
     ignore: tuple[int, ...] = ()
+    throttle_quiet_s: float = Field(60.0, gt=0)
 
 
 class Rules:
@@ -67,12 +79,32 @@ class Rules:
             for row, line in enumerate(batch.array("log").to_pylist()):
                 if line and (match := XID_LINE.search(line)):
                     found.append((row, int(match[2]), line[:500]))
+        if REASONS in batch.columns:
+            self._throttles(batch, state)
         if found:
             codes, keys = batch.keys(("host", "device"))
             pending = state.pending.setdefault(self.name, [])
             for row, number, line in found:
                 if number not in self.settings.ignore:
                     pending.append(self._finding(keys[codes[row]], int(batch.time_us[row]), number, line))
+
+    def _throttles(self, batch: Batch, state: State) -> None:
+        """A finding for each run of rows of a device that show one of the bits."""
+        reasons = np.nan_to_num(batch.floats(REASONS), nan=0, posinf=0, neginf=0).astype(np.int64)
+        quiet_us = int(self.settings.throttle_quiet_s * 1e6)
+        for bit, (name, severity) in THROTTLES.items():
+            if not (shown := (reasons & bit) != 0).any():
+                continue
+            codes, keys = batch.keys(("host", "device"))
+            for run in runs(codes, shown, batch.time_us, np.ones(len(batch)), quiet_us):
+                device, first, last = keys[run.key], int(batch.time_us[run.rows[0]]), int(batch.time_us[run.rows[-1]])
+                finding = Finding(
+                    self.name, "hardware", f"{device} {name}", first, last, severity, title=f"{name} on {device}",
+                    summary=f"The GPU says that it slows its clocks down: {name}.", score=1.0, threshold=1.0, count=len(run.rows),
+                    evidence={"clocks_event_reasons": int(reasons[run.rows[0]]), "bit": bit, "rows": len(run.rows)},
+                    labels={"device": device}, action="RUN_FIELDDIAG", quiet_us=quiet_us, subject=device,
+                )  # fmt: skip
+                state.pending.setdefault(self.name, []).append(finding)
 
     def judge(self, state: State, now_us: int) -> Judgement:
         """The occurrences of this batch; a score row for each."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from streams.records import RawBatch, Reject
 
-ENCODINGS = ("auto", "json", "arrow", "otlp_proto", "otlp_json", "prometheus", "cloudevents", "sagemaker")
+ENCODINGS = ("auto", "json", "arrow", "otlp_proto", "otlp_json")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from streams.records import Partition, RawBatch
 from streams.sources.source import Change
 
 ROWS = 32_768
+RECORD_BYTES = 2 << 20
 SORT_LIMIT_BYTES = 2 << 30
 KINDS: Mapping[str, str] = {
     ".parquet": "arrow", ".pq": "arrow", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
@@ -96,7 +97,7 @@ class FileSource:
 
     def _tables(self) -> Iterator[RawBatch]:
         row = 0
-        for table in merged([chunks(f) for f in self.files]):
+        for table in (part for whole in merged([chunks(f) for f in self.files]) for part in slices(whole)):
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(table)
@@ -120,6 +121,13 @@ class FileSource:
                 if rest:
                     yield (raw := lines(self.partitions[0], rest + b"\n", line))
                     line = raw.resume_at
+
+
+def slices(table: pa.Table) -> Iterator[pa.Table]:
+    """A chunk in parts of about 2 MiB, each a record (one row may be more): no reader refuses those as too large."""
+    rows = max(1, int(table.num_rows * RECORD_BYTES / max(table.nbytes, 1)))
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows)
 
 
 def suffix(path: Path) -> str:

@@ -28,15 +28,19 @@ def traffic(n: int, generator: np.random.Generator, shift: float = 0.0, reason: 
     }
 
 
+def lag(partition: Partition) -> int:
+    return 0
+
+
 def run(columns: dict[str, np.ndarray], time_us: np.ndarray, cut: int = 500, partitions: int = 1, seed: int = 0):
     """Alert versions and score rows of rows spread over partitions and cut into batches."""
     detectors = {"drift": Drift(DriftSettings(), Context(Budget()))}
-    workers = [Worker(Partition("t", i), detectors, "", None, {}) for i in range(partitions)]
+    workers = [Worker(Partition("t", i), detectors, "", None, {}, "inference") for i in range(partitions)]
     population = Population(detectors, "", None, S, 2 * S, 1e9)
     home = np.random.default_rng(seed).integers(0, partitions, len(time_us))
     alerts, scores = [], []
     for worker in workers:
-        population.heard_from(worker, None)
+        population.heard_from(worker)
     for first in range(0, len(time_us), cut):
         for i, worker in enumerate(workers):
             rows = np.arange(first, min(first + cut, len(time_us)))
@@ -46,10 +50,10 @@ def run(columns: dict[str, np.ndarray], time_us: np.ndarray, cut: int = 500, par
             table = {"model": pa.array(["m"] * len(rows))} | {k: pa.array(v[rows]) for k, v in columns.items()}
             worker.state.watermarks["inference"] = int(time_us[rows].max()) - 2 * S
             worker.observe(Batch("inference", pa.RecordBatch.from_pydict(table), time_us[rows], rows))
-        said, changed = population.advance(workers)
+        said, changed = population.advance(workers, lag)
         scores += said
         alerts += changed
-    said, changed = population.advance(workers, final=True)
+    said, changed = population.advance(workers, lag, final=True)
     return alerts + changed, scores + said
 
 

@@ -116,3 +116,16 @@ def test_xid_gauges_and_log_lines():
     )  # fmt: skip
     worker_alerts, _ = run(Rules(RulesSettings(), Context(Budget())), log, cut=4)
     assert [(a.key, a.action) for a in worker_alerts] == [("h/gpu0 xid 95", "COMPONENT_RESET"), ("h/gpu0 xid 99999", "UNKNOWN")]
+
+
+def test_a_gpu_that_says_it_slows_down():
+    columns = fleet(40, 2)
+    reasons = np.zeros(80, np.float32)
+    reasons[(columns["device"] == "gpu1") & (columns["time"] >= 10 * S) & (columns["time"] < 20 * S)] = 0x40 + 4
+    columns["metric.clocks_event_reasons"] = reasons
+    for cut in (3, 80):
+        alerts, _ = run(Rules(RulesSettings(throttle_quiet_s=5), Context(Budget())), columns, cut)
+        assert [(a.key, a.status, a.severity) for a in alerts if a.key] == [
+            ("h/gpu1 hardware thermal slowdown", "firing", "error"), ("h/gpu1 hardware thermal slowdown", "resolved", "error"),
+        ]  # fmt: skip
+        assert (alerts[0].onset_us, alerts[1].resolved_us, alerts[1].count) == (10 * S, 24 * S, 10)

@@ -1,0 +1,59 @@
+"""How well the detectors detect, on real data, through `telltale backtest`.
+
+    python -m benchmarks.quality [--data DIR] [--sets smd asd azure extraction] [--out FILE] [--quick]
+
+DIR is laid out as ../shared/data, the default. VUS-PR needs the authors' package in `.venv-quality`, which `make quality` makes; without
+it the hardware sets are run and VUS-PR is left out, said so. `--quick`: fewer windows and seeds for the extraction sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality import drift, extraction, hardware
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SETS = ("smd", "asd", "azure", "extraction")
+
+
+def main() -> None:
+    """Run the sets that were asked for; figures go to the terminal and, as JSON, to the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "quality.json")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        parser.error(f"--data: {options.data} is not there")
+    vus = ROOT / ".venv-quality" / "bin" / "python"
+    vus_python = vus if vus.exists() else None
+    if vus_python is None and {"smd", "asd"} & set(options.sets):
+        print("no .venv-quality: VUS-PR is left out (`make quality` makes it)")
+    figures: dict[str, Any] = {"machine": f"{platform.machine()}, Python {platform.python_version()}"}
+    with tempfile.TemporaryDirectory() as work:
+        for name in options.sets:
+            folder = Path(work) / name
+            folder.mkdir()
+            if name in ("smd", "asd"):
+                figures[name] = hardware.run(options.data, folder, vus_python, name)
+            elif name == "azure":
+                figures[name] = drift.run(options.data, folder)
+            elif options.quick:
+                figures[name] = extraction.llm(options.data, folder, (0,), 200, 40) + extraction.classifier(options.data, folder, (0,))
+            else:
+                figures[name] = extraction.run(options.data, folder)
+            print(json.dumps({name: figures[name]}, indent=1), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
