@@ -5,7 +5,7 @@ SECONDS ?= 60
 V := .venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint bench quality kafka format clean
+.PHONY: help demo test test-slow lint bench parity quality kafka format clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -56,8 +56,12 @@ bench: $(V)/.test
 	$(V)/bin/python -m benchmarks
 
 ## make quality             how well the detectors detect, on the data in ../shared/data
-quality: $(V)/.test
-	$(V)/bin/python -m benchmarks.quality
+quality: $(V)/.test .venv-quality/.done
+	$(V)/bin/python -m benchmarks.quality $(ARGS)
+
+## make test-slow            the long suites
+test-slow: $(TEST_ENV) kafka
+	$(V)/bin/python -m pytest -m slow $(ARGS)
 
 ## make kafka               bring Kafka's jars for the tests, where no Kafka is found and Maven is there
 kafka:
