@@ -53,7 +53,7 @@ class Remediation:
             "partitionkey": alert.id,
             "data": {
                 "action": alert.action,
-                "target": alert.key,
+                "target": alert.labels.get("device") or alert.labels.get("principal") or alert.key,
                 "alert_id": alert.id,
                 "detector": alert.detector,
                 "severity": alert.severity,

@@ -241,7 +241,7 @@ class Drift:
             title=f"{feature} of {model} drifted from its reference",
             summary=f"PSI {said['psi']:.2f} over {int(window.sum())} rows (p = {10 ** -min(score, 300):.1e}); {reference.change(window)}.",
             score=score, threshold=threshold, p_value=10 ** -min(score, 300), evidence=evidence,
-            labels={"model": model, "feature": feature}, tags=("AISVS 13.4",), quiet_us=int(self.settings.quiet_s * 1e6),
+            labels={"model": model, "feature": feature}, quiet_us=int(self.settings.quiet_s * 1e6),
         )  # fmt: skip
 
 

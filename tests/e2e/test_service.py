@@ -5,11 +5,14 @@ import json
 
 import pyarrow as pa
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from engine.remediate import verify
 from tests.e2e.service import QUIET, Service, alerts, produce, records, until
 from tests.support.kafka import Broker
 
@@ -63,10 +66,13 @@ def service(kafka, tmp_path):
         one.close()
 
 
-def test_three_encodings_in_alerts_out(kafka, service):
+def test_three_encodings_in_alerts_and_triggers_out(kafka, service, tmp_path):
     json_topic, arrow_topic, otlp_topic = (kafka.topic(name=n) for n in ("json", "arrow", "otlp"))
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     running = service(
-        {"name": json_topic, "stream": "hardware"}, {"name": arrow_topic, "stream": "hardware"}, {"name": otlp_topic}
+        {"name": json_topic, "stream": "hardware"}, {"name": arrow_topic, "stream": "hardware"}, {"name": otlp_topic},
+        remediation={"policies": [{"detector": "rules", "actions": ["RESTART_BM"]}], "signing_key": f"file:{tmp_path}/key.pem"},
     ).start()  # fmt: skip
     produce(kafka, json_topic, lines([row(i, xid=79 if i == 5 else 0) for i in range(20)]))
     produce(kafka, arrow_topic, [arrow([row(i, xid=48 if i == 7 else 0, host="h1") for i in range(20)])])
@@ -75,6 +81,9 @@ def test_three_encodings_in_alerts_out(kafka, service):
     assert {a["key"] for a in got.values()} == {"h0/gpu0 xid 79", "h1/gpu0 xid 48"}
     event = next(r for r in records(kafka, running.alerts) if json.loads(r.value)["data"]["key"].startswith("h0"))
     assert dict(event.headers)["content-type"] == b"application/cloudevents+json; charset=UTF-8"
+    (trigger,) = until(lambda: records(kafka, running.triggers), "the trigger", running)
+    assert verify(said := json.loads(trigger.value), key.public_key())
+    assert (said["data"]["action"], said["data"]["target"]) == ("RESTART_BM", "h0/gpu0")
     over_rest = until(lambda: len(p := running.get("/api/v1/alerts")["alerts"]) == 2 and p, "alerts over REST", running)
     assert {a["id"] for a in over_rest} == set(got)
     one = running.get(f"/api/v1/alerts/{over_rest[0]['id']}")
