@@ -45,6 +45,10 @@ def nearest(queries, reservoir, k: int, *, segments=None, starts=None) -> Neares
     >>> found.distance.round(3).tolist(), found.row.tolist()
     ([[0.0, 5.0], [1.0, 4.243000030517578]], [[0, 1], [2, 1]])
     """
+    if type(queries).__module__.partition(".")[0] == "torch":
+        from kernels.neighbors import gpu
+
+        return gpu.nearest(queries, reservoir, k, segments=segments, starts=starts)
     from kernels.neighbors import cpu
 
     check_rows(queries, "queries")
@@ -74,6 +78,10 @@ def similar_pairs(signatures, least: float, *, limit: int = 1_000_000) -> Pairs:
 
     signatures: float32 [n, d]; rows with NaN, infinity or no length are like nobody. Of more than `limit` pairs the first are kept.
     """
+    if type(signatures).__module__.partition(".")[0] == "torch":
+        from kernels.neighbors import gpu
+
+        return gpu.similar_pairs(signatures, least, limit=limit)
     from kernels.neighbors import cpu
 
     check_rows(signatures, "signatures")

@@ -22,7 +22,8 @@ LIMITS = Path(__file__).with_name("compile_limits.csv")
 
 
 class Kernel(NamedTuple):
-    """`arguments`: a word for each argument, in order: `name:type` in Triton's notation, or `NAME=constant`. `options`: of the launch."""
+    """`arguments`: a word for each argument, in order: `name:type` in Triton's notation (`:16` after it: a multiple of 16), or
+    `NAME=constant`. `options`: of the launch."""
 
     path: str
     arguments: str
@@ -42,6 +43,7 @@ class Usage(NamedTuple):
 
 PROFILE = "thresholds:*{0} bins:*i32 centers:*{0} per_quantum:*{0}"
 PROFILE_SHAPE = "T=33 STEP=32 WIDTH=32"
+WIDE = "BLOCK_N=64 BLOCK_M=128 BLOCK_D=64"
 EXACT = {"enable_fp_fusion": False}
 
 KERNELS = [
@@ -98,8 +100,32 @@ KERNELS = [
     ),
     Kernel(
         "kernels.rff.gpu:fold_kernel",
-        "x:*bf16 order:*i64 keys:*i32 w:*bf16 sums:*i32 n:i32 dims:i32 half:i32 BLOCK_N=128 BLOCK_F=128 BLOCK_D=64 FEW=8",
+        "x:*bf16:16 order:*i64:16 keys:*i32:16 w:*bf16:16 sums:*i32:16 n:i32 dims:i32:16 half:i32:16 BLOCK_N=128 BLOCK_F=128 BLOCK_D=64 FEW=8",
         {"num_warps": 8, "num_stages": 3},
+    ),
+    *(
+        Kernel(
+            "kernels.neighbors.gpu:nearest_kernel",
+            f"queries:*{kind}:16 reservoir:*{kind}:16 own:*fp32:16 norms:*fp32:16 order:*i64:16 tasks:*i64:16 keys:*i64:16 dims:i32:16 "
+            f"SPLITS=4 K={width} {blocks}",
+            {"num_warps": 8, "num_stages": 2},
+            f"{kind} {width}",
+        )
+        for kind, width, blocks in (("bf16", 8, WIDE), ("bf16", 32, WIDE), ("fp32", 8, "BLOCK_N=32 BLOCK_M=64 BLOCK_D=16"))
+    ),
+    Kernel(
+        "kernels.neighbors.gpu:pairs_kernel",
+        "unit:*bf16:16 squares:*i32:16 found:*i64:16 pairs:*i32:16 room:i64 n:i32 dims:i32:16 near:*fp32:16 SQUARE=8 TILE=128 BLOCK_D=64",
+        {"num_warps": 8, "num_stages": 3},
+    ),
+    *(
+        Kernel(
+            "kernels.neighbors.gpu:measure_kernel",
+            f"a:*fp32:16 b:*fp32:16 i:*i64:16 j:*i64:16 out:*fp64:16 count:i64 dims:i32:16 PRODUCT={product} BLOCK=128 BLOCK_D=16",
+            {},
+            "product" if product else "distance",
+        )
+        for product in (True, False)
     ),
 ]
 
@@ -111,16 +137,19 @@ def usage(kernel: Kernel, architecture: int) -> Usage:
     from triton.compiler import ASTSource
 
     module, _, function = kernel.path.partition(":")
-    signature, constants = {}, {}
-    for word in kernel.arguments.split():
+    signature, constants, multiples = {}, {}, {}
+    for at, word in enumerate(kernel.arguments.split()):
         if "=" in word:
             name, _, value = word.partition("=")
             signature[name] = "constexpr"
             constants[name] = {"True": True, "False": False}.get(value, float(value) if "." in value else value)
             constants[name] = int(value) if re.fullmatch(r"-?\d+", value) else constants[name]
         else:
-            name, _, signature[name] = word.partition(":")
-    source = ASTSource(getattr(importlib.import_module(module), function), signature=signature, constexprs=constants)
+            name, kind, *multiple = word.split(":")
+            signature[name] = kind
+            if multiple:
+                multiples[(at,)] = [["tt.divisibility", int(multiple[0])]]
+    source = ASTSource(getattr(importlib.import_module(module), function), signature=signature, constexprs=constants, attrs=multiples)
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(kernel.options))
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
