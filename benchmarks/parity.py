@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -69,8 +70,7 @@ def compare(folder: Path, n: int, partitions: int) -> dict[str, object]:
         started = time.monotonic()
         service.start()
         ready = time.monotonic()
-        done = f'telltale_rows_total{{stream="inference"}} {float(n)}'
-        while done not in service.get("/metrics"):
+        while counted(service) < n:
             time.sleep(0.1)
         seconds = time.monotonic() - ready
         while len(got := alerts(cluster, service.alerts)) < len(expected) and time.monotonic() - ready < seconds + 30:
@@ -84,11 +84,17 @@ def compare(folder: Path, n: int, partitions: int) -> dict[str, object]:
     found = {a["id"]: a["key"] for a in got.values()}
     return {
         "rows": n, "partitions": partitions, "start_to_ready_s": round(ready - started, 1),
-        "backtest_rows_per_s": outcome.summary["rows_per_s"], "kafka_rows_per_s": round(n / seconds), "exit_code": code,
+        "backtest_rows_per_s": outcome.summary["rows_per_s"], "kafka_rows_per_s": round(n / seconds), "late": outcome.summary["late"], "exit_code": code,
         "alerts": sorted(expected.values()),
         "only_kafka": sorted(found[i] for i in found.keys() - expected.keys()),
         "only_backtest": sorted(expected[i] for i in expected.keys() - found.keys()),
     }  # fmt: skip
+
+
+def counted(service: Service) -> float:
+    """Rows that the service has taken in."""
+    found = re.search(r'^telltale_rows_total\{stream="inference"\} (\S+)$', service.get("/metrics"), re.M)
+    return float(found[1]) if found else 0.0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ replayed after a crash hands panes over again; those that were merged already ar
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.alerts import Alert
@@ -36,6 +35,8 @@ class Population:
         self.pane_us = pane_us
         self.lateness_us = lateness_us
         self.idle_s = idle_s
+        self.waited_s = 0.0
+        """Time spent waiting for records; an idle partition is one that gave none while we waited, not while we were busy."""
         self.heard: dict[str, float] = {}
         for detector in self.detectors.values():
             self.state.declare(detector.population_arrays())
@@ -43,7 +44,7 @@ class Population:
 
     def heard_from(self, worker: Worker) -> None:
         """Note that a partition is ours now, or gave rows."""
-        self.heard[worker.name] = time.monotonic()
+        self.heard[worker.name] = self.waited_s
 
     def advance(self, workers: Sequence[Worker], lag: Lag, final: bool = False) -> tuple[list[Scores], list[Alert]]:
         """Merge and judge the panes that every partition has passed; `final`: all panes, no row will follow. `lag`: records that a
@@ -82,13 +83,13 @@ class Population:
     def _passed(self, workers: Sequence[Worker], lag: Lag, final: bool) -> int:
         """The end of the last pane that is complete: no partition will add to it that is not idle.
 
-        A partition is idle that gave nothing for a while and has nothing to give; it would hold up all others for ever.
+        A partition is idle that gave nothing while we waited and has nothing to give; it would hold up all others for ever. One of
+        which it is not known whether it has something to give is not idle.
         """
         marks = {w: max((w.state.watermarks.get(s, NEVER) for s in self.streams), default=NEVER) for w in workers}
         if not any(m > NEVER for m in marks.values()):
             return NEVER
-        now = time.monotonic()
-        active = [m for w, m in marks.items() if now - self.heard.get(w.name, now) < self.idle_s or lag(w.partition)]
+        active = [m for w, m in marks.items() if self.waited_s - self.heard.get(w.name, 0.0) < self.idle_s or lag(w.partition) != 0]
         if active and not final:
             return NEVER if min(active) == NEVER else min(active) // self.pane_us * self.pane_us
         return -(-(max(marks.values()) + self.lateness_us + 1) // self.pane_us) * self.pane_us

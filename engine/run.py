@@ -76,7 +76,9 @@ class Engine:
         """One turn of the loop; returns the number of records taken in. Raises whatever a sink's thread died of."""
         self.outbox.check()
         self.source.pause() if self.outbox.full else self.source.resume()
+        asked = time.monotonic()
         batches = self.source.poll(timeout_s, self.config.limits.poll_bytes)
+        self.population.waited_s += time.monotonic() - asked
         for raw in batches:
             self.process(raw)
         self.judge_population()
