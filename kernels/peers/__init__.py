@@ -40,6 +40,10 @@ def peers(x, group, groups: int, *, least=0.0) -> Peers:
     >>> result.deviation[:, 0].round(1).tolist(), result.median.item(), result.mad.item(), result.values.item()
     ([0.0, 0.7, -0.7, 0.0, 27.0, nan], 50.0, 1.0, 5)
     """
+    if type(x).__module__.partition(".")[0] == "torch":
+        from kernels.peers import gpu
+
+        return gpu.peers(x, group, groups, least=least)
     from kernels.peers import cpu
 
     if x.dtype not in (np.float32, np.float64) or x.ndim != 2:
