@@ -174,38 +174,63 @@ def settle(row, width, bins, rows, reached, sums, low, high, counts, moments, ex
         extremes[row, 1] = max(extremes[row, 1], high)
 
 
+@njit(nogil=True, cache=True)
+def fold_task(task, cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached, sums, ends):
+    """Fold one of the `cuts` parts of a column of values [F, n] into sums of its own."""
+    thresholds, _, centers, per_quantum, grid, _ = edges
+    column, cut, n = task // cuts, task % cuts, values.shape[1]
+    start, stop = n * cut // cuts, n * (cut + 1) // cuts
+    e = edge_rows[rows[column]]
+    ends[0] = np.iinfo(bits.dtype).max
+    ends[1] = np.iinfo(bits.dtype).min
+    fold_run(
+        values[column, start:stop], bits[column, start:stop], valid, first_bit + start, thresholds[e], centers[e], per_quantum[e],
+        grid[e], infinity, reached, sums, ends,
+    )  # fmt: skip
+
+
+# One function each, not one compiled twice: Numba's cache knows a function by its name and line, not by `parallel`.
+@njit(nogil=True, cache=True)
+def fold_tasks_alone(cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached, sums, ends):
+    for task in range(len(sums)):
+        fold_task(
+            task, cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached[task], sums[task], ends[task]
+        )  # fmt: skip
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def fold_tasks_together(cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached, sums, ends):
+    for task in prange(len(sums)):
+        fold_task(
+            task, cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached[task], sums[task], ends[task]
+        )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def settle_tasks(cuts, n, number, rows, edge_rows, bins, width, reached, sums, ends, counts, moments, extremes):
+    """Add the sums of all tasks to the state, in order. ends: order keys, which become bits of floats of the type of `number`."""
+    sign, rest = 8 * ends.itemsize - 1, np.iinfo(ends.dtype).max
+    for task in range(len(sums)):
+        column, cut = task // cuts, task % cuts
+        held = n * (cut + 1) // cuts - n * cut // cuts
+        row = rows[column]
+        ends[task] ^= (ends[task] >> sign) & rest
+        low, high = ends[task].view(number.dtype)
+        settle(row, width, bins[edge_rows[row]], held, reached[task], sums[task], low, high, counts, moments, extremes)
+
+
 def fold_columns(values, bits, valid, first_bit, rows, edge_rows, edges, infinity, counts, moments, extremes):
     """Fold values [F, n]; column f goes into state row rows[f]. Columns are cut into tasks; their sums are settled in order."""
-    thresholds, bins, centers, per_quantum, grid, width = edges
+    thresholds, bins, _, _, _, width = edges
     columns, n = values.shape
     cuts = max(1, -(-n // TASK))
     tasks = columns * cuts
     reached = np.zeros((tasks, thresholds.shape[1]), np.int64)
     sums = np.zeros((tasks, 5), np.int64)
     ends = np.empty((tasks, 2), bits.dtype)
-    for task in prange(tasks):
-        column, cut = task // cuts, task % cuts
-        start, stop = n * cut // cuts, n * (cut + 1) // cuts
-        e = edge_rows[rows[column]]
-        ends[task, 0] = np.iinfo(bits.dtype).max
-        ends[task, 1] = np.iinfo(bits.dtype).min
-        fold_run(
-            values[column, start:stop], bits[column, start:stop], valid, first_bit + start, thresholds[e], centers[e],
-            per_quantum[e], grid[e], infinity, reached[task], sums[task], ends[task],
-        )  # fmt: skip
-    sign, rest = 8 * bits.itemsize - 1, np.iinfo(bits.dtype).max
-    for task in range(tasks):
-        column, cut = task // cuts, task % cuts
-        held = n * (cut + 1) // cuts - n * cut // cuts
-        row = rows[column]
-        e = edge_rows[row]
-        ends[task] ^= (ends[task] >> sign) & rest
-        low, high = ends[task].view(values.dtype)
-        settle(row, width, bins[e], held, reached[task], sums[task], low, high, counts, moments, extremes)
-
-
-fold_columns_alone = njit(nogil=True, cache=True)(fold_columns)
-fold_columns_together = njit(nogil=True, cache=True, parallel=True)(fold_columns)
+    fold = fold_tasks_together if values.size >= ONE_THREAD else fold_tasks_alone
+    fold(cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached, sums, ends)
+    settle_tasks(cuts, n, values[:0, :0], rows, edge_rows, bins, width, reached, sums, ends, counts, moments, extremes)
 
 
 @njit(nogil=True, cache=True)
@@ -337,9 +362,8 @@ def profile(values, slots, edges, counts, moments, extremes, valid, first_bit, e
     extremes = np.empty((0, 2)) if extremes is None else extremes
     valid = np.empty(0, np.uint8) if valid is None else valid
     tables = edges.tables(values.dtype.type)
-    together = values.size >= ONE_THREAD
     if values.ndim == 1 and not np.isscalar(slots):
-        if together and 4 * counts.size < values.size:
+        if values.size >= ONE_THREAD and 4 * counts.size < values.size:
             workers = min(get_num_threads(), values.size // (4 * counts.size) + 1)
             fold_rows_together(values, bits, valid, first_bit, slots, edge_rows, tables, workers, counts, moments, extremes)
         else:
@@ -347,5 +371,4 @@ def profile(values, slots, edges, counts, moments, extremes, valid, first_bit, e
         return
     infinity = values.dtype.type(np.inf).view(integer)
     rows = np.atleast_1d(np.asarray(slots, np.int32))
-    fold = fold_columns_together if together else fold_columns_alone
-    fold(np.atleast_2d(values), np.atleast_2d(bits), valid, first_bit, rows, edge_rows, tables, infinity, counts, moments, extremes)
+    fold_columns(np.atleast_2d(values), np.atleast_2d(bits), valid, first_bit, rows, edge_rows, tables, infinity, counts, moments, extremes)
