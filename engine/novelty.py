@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from scipy.special import logsumexp
 
 BINS = 16
@@ -133,7 +133,7 @@ def normal_scores(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
     out = np.zeros(values.shape)
     for k, known in enumerate(grid):
         rank = (np.searchsorted(known, values[:, k], "left") + np.searchsorted(known, values[:, k], "right")) / 2
-        out[:, k] = stats.norm.ppf((rank + 0.5) / (len(known) + 1))
+        out[:, k] = special.ndtri((rank + 0.5) / (len(known) + 1))
     return np.where(np.isnan(values), 0.0, out)
 
 
@@ -150,7 +150,7 @@ def with_combination(values: np.ndarray, grid: np.ndarray, mean: np.ndarray, pre
 def raised_p(m: int) -> np.ndarray:
     """float64[m + 1]: the p-value of a value that `r` of m reference values reach, raised to hold with CONFIDENCE (Clopper-Pearson)."""
     r = np.arange(m)
-    return np.append(stats.beta.ppf(CONFIDENCE, r + 1, m - r), 1.0)
+    return np.append(special.betaincinv(r + 1, m - r, CONFIDENCE), 1.0)
 
 
 def tail_edges(values: np.ndarray, m: int) -> np.ndarray:
