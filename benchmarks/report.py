@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 def results(rounds: list[dict[str, Any]], limits: dict[str, float]) -> list[dict[str, Any]]:
-    """A row per benchmark: op, shape, items a second (best and median round), and the share of the read limit."""
+    """A row per benchmark: op, shape, items a second (best and median round), the share of the read limit, and of BLAS where a product bounds it."""
     rows = []
     for one in rounds:
         info, stats = one["extra_info"], one["stats"]
@@ -21,6 +21,7 @@ def results(rounds: list[dict[str, Any]], limits: dict[str, float]) -> list[dict
                 "items_per_s": info["items"] / stats["min"],
                 "items_per_s_median": info["items"] / stats["median"],
                 "share_of_read": info["bytes"] / stats["min"] / limits["read_bytes_per_s"],
+                "share_of_matmul": info["flops"] / stats["min"] / limits["matmul_flops_per_s"] if info["flops"] else None,
             }
         )
     return rows
@@ -45,14 +46,15 @@ def show(result: dict[str, Any]) -> None:
     console.print(
         f"{result['machine']}; reads {limits['read_bytes_per_s'] / 1e9:.1f} GB/s, {limits['matmul_flops_per_s'] / 1e9:.0f} GFLOP/s float32"
     )
-    table = Table("op", "shape", "million/s", "median", "share of read limit")
+    table = Table("op", "shape", "million/s", "median", "share of read limit", "of BLAS")
     for row in result["results"]:
         table.add_row(
             row["op"],
             row["shape"],
-            f"{row['items_per_s'] / 1e6:,.0f}",
-            f"{row['items_per_s_median'] / 1e6:,.0f}",
-            f"{row['share_of_read']:.0%}",
+            f"{row['items_per_s'] / 1e6:,.3g}",
+            f"{row['items_per_s_median'] / 1e6:,.3g}",
+            f"{row['share_of_read']:.1%}",
+            f"{row['share_of_matmul']:.0%}" if row["share_of_matmul"] else "",
         )
     console.print(table)
     if result["peers"]:

@@ -13,11 +13,14 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def measure(benchmark):
-    """measure(op, shape, items, bytes_read, work): time `work`, and note what one round of it processes."""
+    """measure(op, shape, items, bytes_read, work): time `work`, and note what one round of it processes.
 
-    def run(op, shape, items, bytes_read, work):
-        benchmark.extra_info.update(op=op, shape=shape, items=items, bytes=bytes_read)
+    flops: of a round, for an op that a matrix product bounds; fewer rounds for what takes long.
+    """
+
+    def run(op, shape, items, bytes_read, work, *, flops=0, rounds=15):
+        benchmark.extra_info.update(op=op, shape=shape, items=items, bytes=bytes_read, flops=flops)
         work()  # compiles
-        return benchmark.pedantic(work, rounds=15, warmup_rounds=1)
+        return benchmark.pedantic(work, rounds=rounds, warmup_rounds=1)
 
     return run
