@@ -113,6 +113,10 @@ def mahalanobis(
     >>> bool(scores.distance[-1] > 50 > np.nanmax(scores.distance[:-1])), int(np.nanargmin(np.abs(scores.parts[-1])))
     (True, 2)
     """
+    if type(x).__module__.partition(".")[0] == "torch":
+        from kernels.mahalanobis import gpu
+
+        return gpu.mahalanobis(x, slots, state, rule=rule, warmup=warmup, learning_ticks=learning_ticks, every=every, parts=parts)
     from kernels.mahalanobis import cpu
 
     check(x, slots, state)

@@ -101,8 +101,10 @@ def peers(x, group, groups: int, *, least=0.0) -> Peers:
         raise ValueError("least must not be negative")
     ordered, order = torch.sort(group, stable=True)
     starts = torch.searchsorted(ordered, torch.arange(groups + 1, dtype=torch.int32, device=device))
-    nothing = [torch.full(shape, torch.nan, dtype=torch.float64, device=device) for shape in ((n, p), (groups, p), (groups, p))]
-    out = Peers(*nothing, torch.zeros((groups, p), dtype=torch.int32, device=device))
+    deviation, median, mad = (
+        torch.full(shape, torch.nan, dtype=torch.float64, device=device) for shape in ((n, p), (groups, p), (groups, p))
+    )
+    out = Peers(deviation, median, mad, torch.zeros((groups, p), dtype=torch.int32, device=device))
     if n and groups:
         spread = torch.cat([torch.tensor([GAUSSIAN], dtype=torch.float64, device=device), least])
         peers_kernel[(groups, triton.cdiv(p, METRICS))](

@@ -53,6 +53,10 @@ def textsketch(data, offsets, *, dims: int = 256, hashes: int = 32, valid=None, 
     >>> bool(near > 0.6 > 0.3 > far), [int(np.bitwise_count(sketch.simhash[0] ^ h)) < 20 for h in sketch.simhash]
     (True, [True, True, False])
     """
+    if type(data).__module__.partition(".")[0] == "torch":
+        from kernels.textsketch import gpu
+
+        return gpu.textsketch(data, offsets, dims=dims, hashes=hashes, valid=valid, first_bit=first_bit)
     from kernels.textsketch import cpu
 
     check(dims, hashes)

@@ -43,6 +43,9 @@ class Usage(NamedTuple):
 
 PROFILE = "thresholds:*{0} bins:*i32 centers:*{0} per_quantum:*{0}"
 PROFILE_SHAPE = "T=33 STEP=32 WIDTH=32"
+MODEL = (
+    "weight:*fp64:16 mean:*fp64:16 cov:*fp64:16 low:*fp64:16 high:*fp64:16 scale:*fp64:16 precision:*fp64:16 ticks:*i64:16 recent:*fp64:16"
+)
 WIDE = "BLOCK_N=64 BLOCK_M=128 BLOCK_D=64"
 EXACT = {"enable_fp_fusion": False}
 
@@ -137,6 +140,23 @@ KERNELS = [
         )
         for kind in ("fp32", "fp64")
     ),
+    *(
+        Kernel(
+            "kernels.mahalanobis.gpu:fold_kernel",
+            f"x:*fp32:16 order:*i64:16 starts:*i64:16 slots:*i32:16 {MODEL} rule:*fp64:16 distance:*fp64:16 score:*fp64:16 observed:*i32:16 "
+            f"parts:*fp64:16 p:i32 window:i32 warmup:i32 learning_ticks:i32 every:i32 PARTS=True P={width} WINDOW=32",
+            EXACT | {"num_warps": warps},
+            f"{width} metrics",
+        )
+        for width, warps in ((8, 1), (64, 16))
+    ),
+    Kernel(
+        "kernels.textsketch.gpu:grams_kernel",
+        "data:*u8:16 offsets:*i32:16 order:*i64:16 table:*i32:16 sums:*i32:16 minhash:*u64:16 n:i32 longest_of:*i64:16 "
+        "BITS_OF=8 HASHES=32 TEXTS=64",
+        EXACT | {"num_warps": 2},
+    ),
+    Kernel("kernels.textsketch.gpu:finish_kernel", "sums:*i32:16 projection:*fp32:16 simhash:*i64:16 DIMS=256 BITS=64 FOLD=16", EXACT),
 ]
 
 
