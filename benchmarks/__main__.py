@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -21,6 +22,17 @@ from benchmarks import report
 from benchmarks.ceilings import matmul_flops_per_s, read_bytes_per_s
 
 ROOT = Path(__file__).parents[1]
+
+
+def processor() -> str:
+    """The processor's name as Linux has it, else what Python knows of it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main() -> int:
@@ -45,7 +57,8 @@ def main() -> int:
             parser.error(f"{python} is not there: see benchmarks/README.md")
         peers = json.loads(subprocess.run([python, ROOT / "benchmarks" / "peers" / "run.py"], stdout=subprocess.PIPE, check=True).stdout)
     result = {
-        "machine": f"{platform.processor() or platform.machine()}, {numba.get_num_threads()} threads",
+        "machine": f"{processor()}, {numba.get_num_threads()} threads",
+        "load_average": os.getloadavg()[0],
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "numba": numba.__version__},
         "limits": limits,
         "results": report.results(rounds, limits),

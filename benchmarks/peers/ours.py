@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.ceilings import best_of
 from benchmarks.peers import work
-from kernels import cardinality, profile
+from kernels import cardinality, neighbors, profile, rff
 from kernels.evidence import BETS, bets_for, evidence
 
 
@@ -46,6 +46,13 @@ def psi_differs(peer: dict[str, Any]) -> float:
     return worst
 
 
+def distance_differs(peer: dict[str, Any]) -> float:
+    """How far scikit-learn's mean distance to the 50 nearest and ours are apart."""
+    return abs(
+        float(neighbors.nearest(work.embeddings(2_000, 256, 6), work.embeddings(20_000, 256, 7), 50).distance.mean()) - peer["answer"]
+    )
+
+
 def rates() -> dict[str, float]:
     """Items a second by the peer's name."""
     reference, current = work.reference(), work.current()
@@ -56,7 +63,12 @@ def rates() -> dict[str, float]:
     column = best_of(lambda: profile.profile(current[0], 0, single, one))
     steps = best_of(lambda: evidence(stream, 0, 0.1, bets_for(0.1, "rise"), state))
     distinct = best_of(lambda: cardinality.add_distinct(items, 0, registers))
+    rows, keys = work.embeddings(20_000, 384, 5), np.zeros(20_000, np.int32)
+    w, sums = rff.frequencies(384, 1024, sigma=384**0.5), rff.empty(1, 1024)
+    queries, reservoir = work.embeddings(2_000, 256, 6), work.embeddings(20_000, 256, 7)
     return {
+        "scikit-learn RBFSampler + mean": len(rows) / best_of(lambda: rff.rff(rows, keys, w, *sums), rounds=3),
+        "scikit-learn NearestNeighbors": len(queries) / best_of(lambda: neighbors.nearest(queries, reservoir, 50), rounds=3),
         "Evidently PSI report": current.size / best_of(lambda: psi_report(reference, current, quantiles), rounds=5),
         "scipy ks_2samp": current.shape[1] / column,
         "scipy wasserstein_distance": current.shape[1] / column,

@@ -70,6 +70,20 @@ def datasketch_sketches(n: int = 100_000) -> list[dict]:
     return [timed("datasketch HyperLogLog", n, call)]
 
 
+def scikit_learn() -> list[dict]:
+    from sklearn.kernel_approximation import RBFSampler
+    from sklearn.neighbors import NearestNeighbors
+
+    rows = work.embeddings(20_000, 384, 5)
+    sampler = RBFSampler(gamma=0.5 / 384, n_components=1024, random_state=0).fit(rows[:10])
+    queries, reservoir = work.embeddings(2_000, 256, 6), work.embeddings(20_000, 256, 7)
+    index = NearestNeighbors(n_neighbors=50, algorithm="brute").fit(reservoir)
+    return [
+        timed("scikit-learn RBFSampler + mean", len(rows), lambda: float(np.square(sampler.transform(rows).mean(0)).sum())),
+        timed("scikit-learn NearestNeighbors", len(queries), lambda: float(index.kneighbors(queries)[0].mean())),
+    ]
+
+
 if __name__ == "__main__":
     np.seterr(all="ignore")
     found = [
@@ -77,5 +91,6 @@ if __name__ == "__main__":
         *scipy_tests(),
         *river_detectors(),
         *datasketch_sketches(),
+        *scikit_learn(),
     ]
     print(json.dumps(found))

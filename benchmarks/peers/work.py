@@ -30,3 +30,8 @@ def stream(n: int) -> np.ndarray:
     """float64[n] of zeros and ones whose mean moves from .1 to .3 at the middle."""
     rng = np.random.default_rng(4)
     return (rng.random(n) < np.where(np.arange(n) < n // 2, 0.1, 0.3)).astype(np.float64)
+
+
+def embeddings(n: int, dims: int, seed: int) -> np.ndarray:
+    """float32[n, dims], normal."""
+    return np.random.default_rng(seed).normal(size=(n, dims)).astype(np.float32)
