@@ -1,4 +1,4 @@
-"""Triton: rff. A program takes 128 rows by 128 frequencies: the product in bfloat16, cosine and sine on the accumulator, then sums by key.
+"""Triton: rff. A program takes 128 rows by 64 frequencies: the product in bfloat16, cosine and sine on the accumulator, then sums by key.
 
 Rows come in the order of their keys, so that most tiles hold few: a tile adds each key's rows up before it touches the state, by integer
 atomics, which any order leaves the same. A tile of many keys adds row by row. The n x D matrix never leaves the registers.
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 BLOCK_N = 128
-BLOCK_F = 128
+BLOCK_F = 64
 BLOCK_D = 64
 FEW = 8  # keys of a tile up to which each is summed apart
 
@@ -98,6 +98,6 @@ def rff(x: torch.Tensor, slots: torch.Tensor, w: torch.Tensor, sums: torch.Tenso
             rows, table = rows.float(), table.float()
         fold_kernel[grid](
             rows, order, key, table, sums, n, x.shape[1], half,
-            BLOCK_N=BLOCK_N, BLOCK_F=BLOCK_F, BLOCK_D=BLOCK_D, FEW=FEW, num_warps=8, num_stages=3,
+            BLOCK_N=BLOCK_N, BLOCK_F=BLOCK_F, BLOCK_D=BLOCK_D, FEW=FEW, num_warps=8, num_stages=3, enable_fp_fusion=True,
         )  # fmt: skip
     return sums, counts

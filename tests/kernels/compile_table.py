@@ -103,7 +103,7 @@ KERNELS = [
     ),
     Kernel(
         "kernels.rff.gpu:fold_kernel",
-        "x:*bf16:16 order:*i64:16 keys:*i32:16 w:*bf16:16 sums:*i32:16 n:i32 dims:i32:16 half:i32:16 BLOCK_N=128 BLOCK_F=128 BLOCK_D=64 FEW=8",
+        "x:*bf16:16 order:*i64:16 keys:*i32:16 w:*bf16:16 sums:*i32:16 n:i32 dims:i32:16 half:i32:16 BLOCK_N=128 BLOCK_F=64 BLOCK_D=64 FEW=8",
         {"num_warps": 8, "num_stages": 3},
     ),
     *(
