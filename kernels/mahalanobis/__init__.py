@@ -99,7 +99,7 @@ def mahalanobis(
 ) -> Scores:
     """Judge and learn rows of metrics, each device's in the order given.
 
-    x: float32 or float64 [n, p]; slots: int32[n], the state row of each row's device, -1 to leave it out.
+    x: float32 or float64 [n, p], p at most 128 in tensors; slots: int32[n], the state row of each row's device, -1 to leave it out.
     learning_ticks: a device that has had fewer rows is being learned (see the module). For rows that are declared healthy pass more than
       there are, and 0 afterwards.
     warmup: rows of a device that are learned but not scored; every: ticks between refreshes of the inverse (more often at first).

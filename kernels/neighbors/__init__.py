@@ -33,7 +33,7 @@ class Pairs(NamedTuple):
 def nearest(queries, reservoir, k: int, *, segments=None, starts=None) -> Nearest:
     """The k nearest rows of the reservoir to each query, in Euclidean distance (for unit rows: sqrt(2 - 2 cosine)).
 
-    queries: float32 [n, d]; reservoir: float32 [m, d].
+    queries: float32 [n, d]; reservoir: float32 [m, d]. Tensors may be bfloat16, and k is 128 at most for them.
     starts: int64[g + 1] cuts the reservoir into segments, and query i looks only in segments[i], int32[n], -1 for none: for histories
       of their own per key. A row with NaN or infinity is nobody's neighbour and has none.
 
@@ -103,7 +103,7 @@ def banded_pairs(
 
     A row's sign along each of bands * bits random directions makes `bands` numbers of `bits` bits; in each band, a row is compared
     with the next `widest` rows of the same number, so that a flood of like rows costs no square (union-find still joins them).
-    `recall(least, bands, bits)` of the pairs at the threshold are found, more of those above it.
+    `recall(least, bands, bits)` of the pairs at the threshold are found, more of those above it. For NumPy arrays only.
 
     >>> rows = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
     >>> rows[3], rows[17] = rows[999], rows[999] * 2

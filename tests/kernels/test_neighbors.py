@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.neighbors import banded_pairs, nearest, recall, similar_pairs
+from kernels.neighbors import banded_pairs, cpu, nearest, recall, similar_pairs, unit_rows
 from tests.kernels.tolerances import assert_close
 from tests.naive import neighbors as naive
 
@@ -74,6 +74,20 @@ def test_a_limit_keeps_the_first_pairs_and_counts_them_all():
     assert got.second[:3].tolist() == [1, 2, 3]
     banded = banded_pairs(x, 0.9, limit=50)
     assert (len(banded.first), banded.found) == (50, 780)
+
+
+@pytest.mark.parametrize("room", [1, 200, 10_000])
+def test_every_kept_pair_is_written_and_nothing_beyond(room):
+    unit = unit_rows(rows(131, 5, 8))
+    columns, least = np.ascontiguousarray(unit.T), np.float32(0.5)
+    counts = cpu.count_pairs(unit, columns, least)
+    first, second, similarity = np.full(room, -7, np.int32), np.full(room, -7, np.int32), np.full(room, np.nan, np.float32)
+    cpu.write_pairs(unit, columns, least, np.cumsum(counts) - counts, first, second, similarity)
+    kept = min(room, int(counts.sum()))
+    expected = similar_pairs(unit, 0.5, limit=kept)
+    for got, want, poison in zip((first, second, similarity), expected[:3], (-7, -7, np.nan), strict=True):
+        np.testing.assert_allclose(got[:kept], want, rtol=1e-6)
+        np.testing.assert_array_equal(got[kept:], poison)
 
 
 @pytest.mark.parametrize("cosine", [0.8, 0.9, 0.97])
