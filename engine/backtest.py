@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,12 @@ def backtest(config: Config, stream: str, inputs: Sequence[Path], out: Path, ref
     ]
     outbox = Outbox(routes, limit=10_000, threads=False)
     started = time.perf_counter()
-    with ScoreFile(out / "scores.parquet") as scores:
+    with closing(outbox), ScoreFile(out / "scores.parquet") as scores:
         engine = over_files(config, stream, inputs, outbox, scores)
         rows = drain(engine)
         seconds = time.perf_counter() - started
         outbox.flush(60.0)
         score_rows = scores.rows
-    outbox.close()
     summary = {
         "stream": stream,
         "rows": rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -111,19 +112,19 @@ def test_aborted_transactions_and_markers_are_left_out(kafka: Cluster, raw: bool
 def test_two_members_share_a_topic_and_one_takes_over(kafka: Cluster) -> None:
     topic, group = kafka.topic(2), unique_group()
     first, second = (KafkaSource(kafka.bootstrap, group, [topic], {"heartbeat_interval_ms": 300}) for _ in range(2))
-    got, lost = watched(first)
-    taken, _ = watched(second)
-    deadline = time.monotonic() + 40
-    while not taken and time.monotonic() < deadline:
-        first.poll(0.1, 1 << 20)
-        second.poll(0.1, 1 << 20)
-    assert taken and set(taken) <= set(lost) | ({Partition(topic, 0), Partition(topic, 1)} - set(got))
-    second.close()
-    got.clear()
-    while len(set(got)) < 2 and time.monotonic() < deadline:
-        first.poll(0.1, 1 << 20)
-    assert set(got) == {Partition(topic, 0), Partition(topic, 1)}
-    first.close()
+    with closing(first):
+        with closing(second):
+            got, lost = watched(first)
+            taken, _ = watched(second)
+            deadline = time.monotonic() + 120
+            while not taken and time.monotonic() < deadline:
+                first.poll(0.1, 1 << 20)
+                second.poll(0.1, 1 << 20)
+            assert taken and set(taken) <= set(lost) | ({Partition(topic, 0), Partition(topic, 1)} - set(got))
+        got.clear()
+        while len(set(got)) < 2 and time.monotonic() < deadline:
+            first.poll(0.1, 1 << 20)
+        assert set(got) == {Partition(topic, 0), Partition(topic, 1)}
 
 
 @pytest.mark.kafka
