@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-if TYPE_CHECKING:
-    from engine.run import Engine
+from engine.outbox import Outbox
+from engine.worker import Worker
+from streams.records import Partition
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -39,19 +40,18 @@ class Metrics:
         self.checkpoint_bytes = Gauge("telltale_checkpoint_bytes", "Size of the last checkpoints", registry=r)
         self.paused = Gauge("telltale_paused", "1 while the source is paused because the outbox is full", registry=r)
 
-    def refresh(self, engine: Engine) -> None:
-        """Set the gauges from the engine; called after each checkpoint and by whoever serves `/metrics`."""
-        self.outbox.set(engine.outbox.size)
-        self.paused.set(engine.outbox.full)
-        for route in engine.outbox.routes.values():
+    def refresh(self, outbox: Outbox, workers: Mapping[Partition, Worker], lag: Callable[[Partition], int | None]) -> None:
+        """Set the gauges; called after each checkpoint."""
+        self.outbox.set(outbox.size)
+        self.paused.set(outbox.full)
+        for route in outbox.routes.values():
             self.sink_failures.labels(route.name).set(route.failures)
-        workers = list(engine.workers.values())
-        for partition, worker in list(engine.workers.items()):
-            if (lag := engine.source.lag(partition)) is not None:
-                self.lag.labels(worker.name).set(lag)
-        self.state_bytes.set(sum(w.state.nbytes for w in workers))
-        for name in {n for w in workers for n in w.state.tables}:
-            tables = [w.state.tables[name] for w in workers if name in w.state.tables]
+        for partition, worker in workers.items():
+            if (behind := lag(partition)) is not None:
+                self.lag.labels(worker.name).set(behind)
+        self.state_bytes.set(sum(w.state.nbytes for w in workers.values()))
+        for name in {n for w in workers.values() for n in w.state.tables}:
+            tables = [w.state.tables[name] for w in workers.values() if name in w.state.tables]
             self.keys.labels(name).set(sum(len(t.index) for t in tables))
             self.evicted.labels(name).set(sum(t.evicted for t in tables))
             self.refused.labels(name).set(sum(t.refused for t in tables))

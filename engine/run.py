@@ -158,7 +158,7 @@ class Engine:
             self.metrics.checkpoint_bytes.set(size)
         self.outbox.release_held()
         self.source.commit({p: w.next_offset for p, w in self.workers.items() if w.next_offset >= 0})
-        self.metrics.refresh(self)
+        self.metrics.refresh(self.outbox, self.workers, self.source.lag)
 
     def assigned(self, partitions: Sequence[Partition]) -> None:
         """Partitions that are ours now: restore each, and go on reading where its checkpoint says."""
