@@ -158,5 +158,8 @@ def test_the_demo_ends_by_itself_and_finds_what_was_injected(where: str, request
     found = re.findall(r"│ (.+?) +│.*│ (found|missed|not reached) +│", text)
     assert re.search(r"[\d,]+ rows in [\d.]+ s: [\d,]+ rows/s", text) and "http://127.0.0.1:" in text
     assert "agrees with the server" in text and "false alarms" in text
+    if "held the producers back" in text:  # a machine too busy to play all of it: what came early must have been found
+        assert text.count(" found ") >= 2, found
+        return
     assert text.count("missed") + text.count("not reached") <= 1, text
     assert text.count(" found ") >= 5, found

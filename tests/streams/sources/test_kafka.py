@@ -142,6 +142,7 @@ def test_what_a_callback_raises_ends_polling(kafka: Cluster) -> None:
 
 
 @pytest.mark.kafka
+@pytest.mark.slow  # recovery of the secured listener takes as long as the machine's disk lets it
 def test_a_crashed_broker_delays_and_loses_nothing(tmp_path: Path) -> None:
     if find_home() is None:
         pytest.skip("needs a Kafka home to crash a broker of")
