@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaProducer
@@ -83,7 +84,8 @@ class KafkaSink:
     def close(self) -> None:
         """Leave; `send` has waited for everything already."""
         if self._producer is not None:
-            self._producer.close(timeout=2)
+            with suppress(kafka_errors.KafkaTimeoutError):  # a broker that is away; what it did not confirm is in the checkpoint
+                self._producer.close(timeout=2)
             self._producer = None
 
     def _connected(self) -> KafkaProducer:
@@ -103,4 +105,5 @@ class KafkaSink:
         """Let a producer in doubt go, at once."""
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            producer.close(timeout=0)
+            with suppress(kafka_errors.KafkaTimeoutError):  # what it gives up is sent again by the outbox
+                producer.close(timeout=0)
