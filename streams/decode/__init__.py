@@ -13,6 +13,7 @@ import numpy as np
 from streams.decode import arrow, json, otlp, otlp_json
 from streams.decode.format import ENCODINGS, Format, reject, reject_all
 from streams.decode.sniff import encodings_of
+from streams.decode.tables import in_order
 from streams.records import Decoded, RawBatch
 
 __all__ = ["DECODERS", "ENCODINGS", "Decoder", "Format", "decode"]
@@ -55,4 +56,5 @@ def decode(raw: RawBatch, fmt: Format) -> Decoded:
         part = decoder(raw, index, fmt, stream)
         out.rows += [rows for rows in part.rows if len(rows.offsets)]
         out.rejects += part.rejects
+    out.rows = in_order(out.rows)
     return out

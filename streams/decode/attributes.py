@@ -112,7 +112,7 @@ def span_row(
         row["protocol"] = "mcp" if isinstance(mcp, str) and mcp else "a2a" if isinstance(a2a, str) else None
         row["method"] = as_type(mcp or a2a, pa.string())
         used = [as_type(pick(t, attributes, resource), pa.int64()) for t in ("input_tokens", "output_tokens")]
-        row["tokens"] = sum(u for u in used if u is not None) if any(u is not None for u in used) else None
+        row["tokens"] = as_type(sum(u for u in used if u is not None), pa.int64()) if any(u is not None for u in used) else None
     return stream, row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -11,7 +12,7 @@ from streams.decode.format import Format, reject
 from streams.decode.otlp_columns import Spans
 from streams.decode.otlp_walk import REQUESTS, walk
 from streams.decode.tables import Gathered
-from streams.records import Decoded, RawBatch
+from streams.records import Decoded, RawBatch, Rows
 
 
 def decode(raw: RawBatch, index: np.ndarray, fmt: Format, stream: str | None) -> Decoded:
@@ -28,14 +29,26 @@ def decode(raw: RawBatch, index: np.ndarray, fmt: Format, stream: str | None) ->
 
 def traces(raw: RawBatch, index: np.ndarray, fmt: Format) -> Decoded:
     """Records that are requests of traces."""
+    if not len(index):
+        return Decoded()
     spans = Spans(raw, index, fmt.principal)
-    try:
-        rows, left = spans.tables(), spans.stopped >= 0
-    except UnicodeDecodeError:  # the walk finds out which record it is
-        rows, left = [], np.ones(len(index), np.bool_)
+    left = spans.stopped >= 0
     places = (spans.stopped - raw.starts[index])[left].tolist()
     rest = walked(raw, dict.fromkeys(index[left].tolist(), "traces"), fmt, dict(zip(index[left].tolist(), places, strict=True)))
-    return Decoded(rows + rest.rows, rest.rejects)
+    return Decoded(spans.tables() + odd_spans(raw, index, spans.odd, fmt) + rest.rows, rest.rejects)
+
+
+def odd_spans(raw: RawBatch, index: np.ndarray, odd: np.ndarray, fmt: Format) -> list[Rows]:
+    """The rows of single spans that the scan left to the walk; neighbours of one resource together."""
+    gathered = Gathered()
+    for (record, first, last), group in groupby(odd.tolist(), key=lambda span: tuple(span[:3])):
+        scope = b"".join(bytes(raw.data[start:stop]) for *_, start, stop in group)
+        request = REQUESTS["traces"]()
+        spans = request.resource_spans.add()
+        spans.MergeFromString(bytes(raw.data[first:last]))
+        spans.scope_spans.add().MergeFromString(scope)
+        walk("traces", request, fmt, int(raw.offsets[index[record]]), gathered)
+    return gathered.done()
 
 
 def walked(raw: RawBatch, signals: Mapping[int, str], fmt: Format, stopped: Mapping[int, int]) -> Decoded:

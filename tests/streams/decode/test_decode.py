@@ -67,3 +67,12 @@ def test_a_record_that_is_too_large_is_not_read(size: int) -> None:
 def test_an_empty_batch_is_nothing() -> None:
     decoded = decode(RawBatch.of(Partition("t"), []), Format("hardware"))
     assert decoded.rows == [] and decoded.rejects == []
+
+
+def test_rows_come_in_the_order_of_their_records_however_each_was_read() -> None:
+    values = [b'{"time": %d, "host": "h", "device": "d", "metric.x": %d}' % (i, i) for i in range(6)]
+    values[2] = ipc(time=[2], host=["h"], device=["d"])
+    values[4] = ipc(time=[4], host=["h"], device=["d"])
+    (part,) = decode(RawBatch.of(Partition("t"), values), Format("hardware")).rows
+    assert part.offsets.tolist() == list(range(6))
+    assert part.table.column("metric.x").to_pylist() == [0, 1, None, 3, None, 5]
