@@ -12,21 +12,24 @@ import numpy as np
 class Sketch:
     """What one partition saw of one series in some panes.
 
-    `panes`: int64[P], ascending, each floor(event time / pane length). `counts`: int64[P, bins], which add. `values`: float64[N] raw
-    values and `value_panes` int64[N] their panes, which concatenate (a series whose reference is still being learned has nothing to
-    bin by); `names`: what codes among the values stand for.
+    `panes`: int64[P], ascending, each floor(event time / pane length). `counts`: int64[P, bins], which add. `values`: float64[N, columns]
+    raw values and `value_panes` int64[N] their panes, which concatenate (a series whose reference is still being learned has nothing to
+    bin by); `names`: what codes among the values stand for. `unseen`: categories that the reference does not have, and when they came last.
     """
 
     detector: str
     series: str
     panes: np.ndarray
     counts: np.ndarray
-    values: np.ndarray = field(default_factory=lambda: np.empty(0))
+    values: np.ndarray = field(default_factory=lambda: np.empty((0, 1)))
     value_panes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     names: dict[str, str] = field(default_factory=dict)
+    unseen: dict[str, int] = field(default_factory=dict)
 
     def since(self, pane: int) -> Sketch:
         """Only the panes from that one on."""
+        if (not len(self.panes) or self.panes[0] >= pane) and (not len(self.value_panes) or self.value_panes.min() >= pane):
+            return self
         keep, keep_values = self.panes >= pane, self.value_panes >= pane
         return Sketch(
             self.detector,
@@ -36,6 +39,7 @@ class Sketch:
             self.values[keep_values],
             self.value_panes[keep_values],
             self.names,
+            self.unseen,
         )
 
 
@@ -61,10 +65,16 @@ def merged(sketches: Sequence[Sketch]) -> list[Sketch]:
         groups.setdefault((sketch.detector, sketch.series), []).append(sketch)
     out = []
     for (detector, series), members in sorted(groups.items()):
+        if len(members) == 1 and not len(members[0].values):
+            out.append(members[0])
+            continue
         panes, counts = added(np.concatenate([m.panes for m in members]), np.concatenate([m.counts for m in members]))
-        values = np.concatenate([m.values for m in members])
+        values = np.concatenate([m.values for m in members if len(m.values)] or [members[0].values])
         value_panes = np.concatenate([m.value_panes for m in members])
-        order = np.lexsort((values, value_panes))
+        order = np.lexsort((*values.T[::-1], value_panes))
         names = {code: name for m in members for code, name in m.names.items()}
-        out.append(Sketch(detector, series, panes, counts, values[order], value_panes[order], names))
+        unseen: dict[str, int] = {}
+        for word, last in (pair for m in members for pair in m.unseen.items()):
+            unseen[word] = max(last, unseen.get(word, last))
+        out.append(Sketch(detector, series, panes, counts, values[order], value_panes[order], names, unseen))
     return out

@@ -1,15 +1,17 @@
-"""A series' reference: frozen bins, their counts, and how much the series wanders by itself."""
+"""A series' reference: frozen bins, their counts, and how much the series wanders by itself; by hour of the week and by segment as well."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+from numba import njit
 
+from engine.detectors.drift_statistics import g_tests
 from kernels import profile
 
 WIDTH = 32
@@ -19,8 +21,15 @@ NULL = BINS - 1
 BLOCK_ROWS = 256
 KEPT_PER_PANE = 4096
 FEW = 2048
+HOURS = 168
+HOUR_US = 3_600_000_000
+SEASONAL_US = 2 * HOURS * HOUR_US
+"""A reference that covers two weeks is stratified by hour of the week (UTC, from Thursday 0:00)."""
+SHRUNK_BY = 64
+"""Rows of the whole reference that are added to a stratum's own, so that a thin one does not claim to know its distribution."""
 
 
+@lru_cache(maxsize=1 << 16)
 def category_code(value: str) -> float:
     """A stable number for a category: 52 bits of a hash, exact in a float64."""
     return float(int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little") >> 12)
@@ -31,7 +40,8 @@ class Reference:
     """`exact`: each bin is one value (a category, or a number that takes few values); else the bins lie between quantiles.
 
     `points`: float64, ascending: the values, or the edges. `counts`: int64[35]. `tau`: variance between blocks of the reference, per
-    degree of freedom and row, beyond what chance explains. `names`: what a category's code stands for.
+    degree of freedom and row, beyond what chance explains. `names`: what a category's code stands for. `hours`: int64[168, 35] counts by
+    hour of the week, where they are known; `parts`: counts and tau by segment (`region=eu`). `about`: what it was made from.
     """
 
     exact: bool
@@ -39,6 +49,9 @@ class Reference:
     counts: np.ndarray
     tau: float = 0.0
     names: dict[str, str] = field(default_factory=dict)
+    hours: np.ndarray | None = None
+    parts: dict[str, Reference] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def edges(self) -> profile.Edges:
@@ -50,9 +63,43 @@ class Reference:
         """float64: a value's bin is how many of them are not greater; see `kernels.profile.Edges`."""
         return self.edges.thresholds[0, : self.edges.bins[0] + 1]
 
+    @cached_property
+    def places(self) -> np.ndarray | None:
+        """float64[35]: where each bin lies on the line, NaN where nowhere; None for categories."""
+        if self.names:
+            return None
+        places = np.full(BINS, np.nan)
+        if self.exact:
+            places[1 : len(self.points) + 1] = self.points
+        else:
+            places[0], places[NULL - 1] = self.points[0], self.points[-1]
+            places[1 : len(self.points)] = (self.points[1:] + self.points[:-1]) / 2
+        return places
+
+    @cached_property
+    def points32(self) -> np.ndarray:
+        """float32: the points, to look float32 values up among them."""
+        return self.points.astype(np.float32)
+
+    @cached_property
+    def by_hour(self) -> np.ndarray:
+        """float64[168, 36]: the share of each bin in each hour of the week, then 1 / rows known of the hour."""
+        assert self.hours is not None
+        return shares(self.hours, self.counts)
+
+    @cached_property
+    def by_part(self) -> dict[str, np.ndarray]:
+        """float64[36] of each segment: as `by_hour`."""
+        return {name: shares(part.counts, self.counts) for name, part in self.parts.items()}
+
+    @cached_property
+    def overall(self) -> np.ndarray:
+        """float64[36]: the same of all rows, for segments that the reference does not know."""
+        return np.append(self.counts / max(1, self.counts.sum()), 1 / max(1, self.counts.sum()))
+
     def fold(self, values: np.ndarray, slots: np.ndarray | int, counts: np.ndarray) -> None:
-        """Count values (float32 or float64, NaN is null) into the rows `slots` of `counts`."""
-        profile.profile(self.ranked(values), slots, self.edges, profile.Profile(counts))
+        """Count values (NaN is null) into the rows `slots` of `counts`; numbers count as the float32 that they come as."""
+        profile.profile(self.ranked(values).astype(np.float32, copy=False), slots, self.edges, profile.Profile(counts))
 
     def histogram(self, values: np.ndarray) -> np.ndarray:
         """int64[35] of the values, by a binary search where there are too few for the op to pay."""
@@ -67,9 +114,7 @@ class Reference:
         """Exact values as ranks, unseen ones beyond the last; others as they are."""
         if not self.exact:
             return values
-        at = np.searchsorted(self.points, values)
-        found = self.points[np.minimum(at, len(self.points) - 1)] == values
-        return np.where(np.isnan(values), np.nan, np.where(found, at, len(self.points))).astype(np.float32)
+        return ranks(values, self.points32 if values.dtype == np.float32 else self.points)
 
     def label(self, index: int) -> str:
         """What a bin holds, for people."""
@@ -84,75 +129,121 @@ class Reference:
             return f"< {self.points[0]:g}"
         return f"> {self.points[-1]:g}" if index > last else f"{self.points[index - 1]:g} to {self.points[index]:g}"
 
-    def change(self, window: np.ndarray) -> str:
-        """The bin whose share changed most, in words."""
-        before, after = self.counts / max(1, self.counts.sum()), window / max(1, window.sum())
+    def change(self, window: np.ndarray, expected: np.ndarray) -> str:
+        """The bin whose share changed most against what was expected, in words."""
+        before, after = expected / max(1, expected.sum()), window / max(1, window.sum())
         most = int(np.argmax(np.abs(after - before)))
         return f"the share of {self.label(most)} went from {before[most]:.1%} to {after[most]:.1%}"
 
     def record(self) -> dict[str, Any]:
         """Plain data, for checkpoints and baselines."""
-        return {
+        out: dict[str, Any] = {
             "exact": self.exact, "points": self.points.tolist(), "counts": self.counts.tolist(), "tau": self.tau, "names": self.names,
         }  # fmt: skip
+        if self.hours is not None:
+            out["hours"] = self.hours.tolist()
+        if self.parts:
+            out["parts"] = {name: {"counts": part.counts.tolist(), "tau": part.tau} for name, part in self.parts.items()}
+        if self.about:
+            out["about"] = self.about
+        return out
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Reference:
         """The reverse of `record`."""
-        return cls(record["exact"], np.array(record["points"]), np.array(record["counts"], np.int64), record["tau"], record["names"])
+        exact, points, names = record["exact"], np.array(record["points"], np.float64), record["names"]
+        parts = {
+            name: cls(exact, points, np.array(part["counts"], np.int64), part["tau"], names)
+            for name, part in record.get("parts", {}).items()
+        }
+        hours = np.array(record["hours"], np.int64) if "hours" in record else None
+        counts = np.array(record["counts"], np.int64)
+        return cls(exact, points, counts, record["tau"], names, hours, parts, record.get("about", {}))
 
 
-def learn(values: np.ndarray, blocks: np.ndarray) -> Reference:
+@njit(nogil=True, cache=True)
+def ranks(values, points):
+    """float32: each value's place among ascending points, len(points) where it is none of them, NaN where it is NaN."""
+    out = np.empty(len(values), np.float32)
+    for i in range(len(values)):
+        v = values[i]
+        at = 0
+        for j in range(len(points)):
+            at += points[j] < v
+        out[i] = np.nan if np.isnan(v) else at if at < len(points) and points[at] == v else len(points)
+    return out
+
+
+def shares(counts: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """float64[..., 36]: shares of the bins, shrunk towards those of the whole, then 1 / rows that they rest on."""
+    rows = counts.sum(axis=-1, keepdims=True) + SHRUNK_BY
+    return np.concatenate([(counts + SHRUNK_BY * whole / max(1, whole.sum())) / rows, 1 / rows], axis=-1)
+
+
+def learn(
+    values: np.ndarray, blocks: np.ndarray, pane_us: int = 1_000_000, segments: dict[str, np.ndarray] | None = None, seasonal: bool = True
+) -> Reference:
     """A reference from values (float64[n], NaN is null) and the pane each came from; consecutive panes make blocks of 256 rows.
 
     `tau` follows from the G statistics of block against rest: their mean is (1 + tau n m / (n + m)) degrees of freedom. One standard
-    error is added, so that a short reference errs on the careful side.
+    error is added, so that a short reference errs on the careful side. `segments`: bool[n] by name, whose rows get a part of their own.
     """
     present = values[np.isfinite(values)]
     distinct = np.unique(present)
     exact = len(distinct) <= WIDTH
     points = distinct if exact else np.unique(np.quantile(present, np.linspace(0, 1, WIDTH + 1)))
     reference = Reference(exact, points if len(points) else np.zeros(1), np.zeros(BINS, np.int64))
-    order = np.argsort(blocks, kind="stable")
-    panes, first = np.unique(blocks[order], return_index=True)
-    of_pane = [reference.histogram(values[rows]) for rows in np.split(order, first[1:])] if len(panes) else []
-    reference.counts = np.array(of_pane, np.int64).reshape(-1, BINS).sum(axis=0)
-    reference.tau = between_blocks(of_pane)
+    of_pane = by_pane(reference, values, blocks)
+    panes = np.unique(blocks)
+    reference.counts = of_pane.sum(axis=0)
+    hour = (panes * pane_us // HOUR_US % HOURS).astype(np.int64)
+    if seasonal and len(panes) and (panes[-1] - panes[0] + 1) * pane_us >= SEASONAL_US:
+        reference.hours = np.zeros((HOURS, BINS), np.int64)
+        np.add.at(reference.hours, hour, of_pane)
+        expected = of_pane.sum(axis=1, keepdims=True) * reference.by_hour[hour, :BINS]
+        reference.tau = between_blocks(of_pane, expected)
+    else:
+        reference.tau = between_blocks(of_pane)
+    for name, mine in (segments or {}).items():
+        histograms = by_pane(reference, values[mine], blocks[mine])
+        part = Reference(exact, reference.points, histograms.sum(axis=0), max(reference.tau, between_blocks(histograms)))
+        reference.parts[name] = part
     return reference
 
 
-def between_blocks(of_pane: Sequence[np.ndarray]) -> float:
-    """The variance between blocks, as `learn` describes it; `of_pane`: histograms of panes, in their order."""
-    histograms, block = [], np.zeros(BINS, np.int64)
-    for counts in of_pane:
-        block = block + counts
-        if block.sum() >= BLOCK_ROWS:
-            histograms.append(block)
-            block = np.zeros(BINS, np.int64)
-    if len(histograms) < 2:
+def by_pane(reference: Reference, values: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """int64[P, 35]: the histogram of each pane, in their order."""
+    panes, at = np.unique(blocks, return_inverse=True)
+    counts = np.zeros((len(panes), BINS), np.int64)
+    if len(panes):
+        reference.fold(values, at.astype(np.int32), counts)
+    return counts
+
+
+def between_blocks(of_pane: np.ndarray, expected: np.ndarray | None = None) -> float:
+    """The variance between blocks, as `learn` describes it; `of_pane`: histograms of panes, in their order; `expected`: float64, the same
+    as the hours of the panes would have it (None: as the rest of the blocks has it)."""
+    cuts, held = [], 0
+    for i, rows in enumerate(of_pane.sum(axis=1).tolist()):
+        held += rows
+        if held >= BLOCK_ROWS:
+            cuts.append(i + 1)
+            held = 0
+    if len(cuts) < 2:
         return 0.0
-    total = np.sum(histograms, axis=0)
-    excess, weight, degrees = [], [], 0
-    for one in histograms:
-        a, b = one.astype(np.float64), (total - one).astype(np.float64)
-        keep = (a + b) > 0
-        a, b = a[keep], b[keep]
-        n, m = a.sum(), b.sum()
-        pooled = (a + b) / (n + m)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            g = 2 * (np.where(a > 0, a * np.log(a / (n * pooled)), 0).sum() + np.where(b > 0, b * np.log(b / (m * pooled)), 0).sum())
-        df = max(1, len(a) - 1)
-        excess.append(g / df)
-        weight.append(n * m / (n + m))
-        degrees += df
-    ratio = float(np.mean(excess)) * (1 + np.sqrt(2 / degrees))
-    return max(0.0, (ratio - 1) / float(np.mean(weight)))
+    starts = [0, *cuts[:-1]]
+    histograms = np.add.reduceat(of_pane[: cuts[-1]], starts).astype(np.float64)
+    n = histograms.sum(axis=1, keepdims=True)
+    rest = histograms.sum(axis=0) - histograms
+    if expected is not None:
+        rest = np.add.reduceat(expected[: cuts[-1]], starts) / n * (n.sum() - n)
+    tests = g_tests(rest, histograms)
+    weight = (n * (n.sum() - n) / n.sum()).mean()
+    ratio = float((tests[:, 0] / tests[:, 1]).mean()) * (1 + np.sqrt(2 / tests[:, 1].sum()))
+    return max(0.0, (ratio - 1) / float(weight))
 
 
-def table_of(reference: Reference, window: np.ndarray) -> list[dict[str, Any]]:
+def table_of(reference: np.ndarray, window: np.ndarray, label: Callable[[int], str]) -> list[dict[str, Any]]:
     """The two histograms side by side, bins that neither has left out, for an alert's evidence."""
-    return [
-        {"bin": reference.label(i), "reference": int(reference.counts[i]), "window": int(window[i])}
-        for i in range(BINS)
-        if reference.counts[i] or window[i]
-    ]
+    bins = [i for i in range(BINS) if reference[i] or window[i]]
+    return [{"bin": label(i), "reference": round(float(reference[i])), "window": int(window[i])} for i in bins]

@@ -1,0 +1,82 @@
+"""What drift says of a window that alarms, and the score rows of all windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.detectors.drift_reference import Reference, table_of
+from engine.detectors.drift_statistics import distances, g_tests, log10_tail
+from engine.detectors.drift_windows import SCALES, Tests, Windows, rested
+from engine.finding import Finding, Scores
+
+
+def finding(
+    detector: str, windows: Windows, at: int, tests: Tests, threshold: float, reference: Reference, mixes: Sequence[dict[str, Any]],
+    unseen: Sequence[str], quiet_us: int,
+) -> Finding:  # fmt: skip
+    """The finding of the window at place `at`."""
+    series, since_us, end_us = windows.names[windows.series[at]], int(windows.since_us[at]), int(windows.end_us[at])
+    counts, expected = windows.counts[at], windows.expected[at]
+    model, feature = series.rsplit("/", 1)
+    score, rows = -float(tests.log10_p[at]), int(counts.sum())
+    said = distances(expected, counts, reference.places)
+    by_mix = [mix["by"] for mix in mixes if mix["explains"]]
+    evidence: dict[str, Any] = {
+        "statistic": "G", "g": float(tests.g[at]), "null": "chi-square, times how much blocks of the reference differ",
+        "degrees_of_freedom": int(tests.df[at]), "wander": float(tests.wander[at]), "psi_net": float(tests.psi_net[at]),
+        "distances": {k: round(v, 9) for k, v in said.items() if k != "g"}, "psi": said["psi"],
+        "window": {"from_us": since_us, "to_us": end_us, "rows": rows},
+        "reference": {"rows": int(reference.counts.sum()), "tau": reference.tau, "by_hour": reference.hours is not None} | reference.about,
+        "histogram": table_of(expected, counts, reference.label),
+    }  # fmt: skip
+    if mixes:
+        evidence["mix"] = list(mixes)
+    if unseen:
+        evidence["new_categories"] = list(unseen)
+    title = f"{feature} of {model} drifted from its reference"
+    if by_mix:
+        title = f"The traffic mix of {model} changed by {', '.join(by_mix)}, and {feature} with it"
+    p_value = 10.0 ** -min(score, 300.0)
+    named = f"; new: {', '.join(unseen[:5])}" if unseen else ""
+    return Finding(
+        detector, "inference", series, end_us, end_us, "warning" if tests.psi_net[at] < 0.5 else "error", title=title,
+        summary=f"PSI {said['psi']:.2f} over {rows} rows (p = {p_value:.1e}); {reference.change(counts, expected)}{named}.",
+        score=score, threshold=threshold, p_value=p_value, evidence=evidence,
+        labels={"model": model, "feature": feature, "kind": "mix" if by_mix else "distribution"}, tags=("NIST AI RMF MEASURE 2.4",),
+        quiet_us=quiet_us,
+    )  # fmt: skip
+
+
+def mix(by: str, counts: np.ndarray, expected: np.ndarray, reference: Reference, alpha: float) -> dict[str, Any]:
+    """How much of a change is a change of the mix by hours or by segments, and how much goes on within them.
+
+    `expected`: float64[36], of the window `counts` (see `drift_windows.Full`). The mix explains the change when what is left within is
+    no more than `alpha` allows of a window of such a mix (the two parts need not add up: a mix can hide a change, Simpson's paradox).
+    """
+    rows = float(counts.sum())
+    mixed = rested(expected, rows)
+    g, df, _ = g_tests(mixed[None], counts[None])[0]
+    m = mixed.sum()
+    p_within = float(10 ** log10_tail(g / (1 + reference.tau * m * rows / (m + rows)), df))
+    p, e, q = (c / max(1.0, c.sum()) for c in (reference.counts, mixed, counts))
+    return {
+        "by": by, "mix_total_variation": round(float(np.abs(e - p).sum() / 2), 6),
+        "within_total_variation": round(float(np.abs(q - e).sum() / 2), 6), "p_within": p_within, "explains": bool(p_within > alpha),
+    }  # fmt: skip
+
+
+def scores(name: str, windows: Windows, tests: Tests, threshold: np.ndarray, alarm: np.ndarray) -> list[Scores]:
+    """Score rows: one block for the detector (the worst scale at each instant), one per scale as its part."""
+    key, end, scale, score = windows.series.astype(np.int32), windows.end_us, windows.scale, -tests.log10_p
+
+    def block(detector: str, rows: np.ndarray) -> Scores:
+        return Scores(detector, "inference", windows.names, key[rows], end[rows], score[rows], threshold[rows], alarm[rows])
+
+    order = np.lexsort((threshold - score, ~alarm, key, end))  # at each instant and series, the worst first
+    first = np.ones(len(order), np.bool_)
+    first[1:] = (key[order][1:] != key[order][:-1]) | (end[order][1:] != end[order][:-1])
+    blocks = [block(name, order[first])]
+    return blocks + [block(f"{name}.rows_{s}", of) for i, s in enumerate(SCALES) if len(of := np.flatnonzero(scale == i))]
