@@ -15,6 +15,7 @@ class Sketch:
     `panes`: int64[P], ascending, each floor(event time / pane length). `counts`: int64[P, bins], which add. `values`: float64[N, columns]
     raw values and `value_panes` int64[N] their panes, which concatenate (a series whose reference is still being learned has nothing to
     bin by); `names`: what codes among the values stand for. `unseen`: categories that the reference does not have, and when they came last.
+    `columns`: arrays [R, ...] with a row per key and pane, `column_panes` int64[R], which concatenate in no order.
     """
 
     detector: str
@@ -25,12 +26,14 @@ class Sketch:
     value_panes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     names: dict[str, str] = field(default_factory=dict)
     unseen: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    column_panes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     def since(self, pane: int) -> Sketch:
         """Only the panes from that one on."""
-        if (not len(self.panes) or self.panes[0] >= pane) and (not len(self.value_panes) or self.value_panes.min() >= pane):
+        if all(not len(panes) or panes.min() >= pane for panes in (self.panes[:1], self.value_panes, self.column_panes)):
             return self
-        keep, keep_values = self.panes >= pane, self.value_panes >= pane
+        keep, keep_values, keep_rows = self.panes >= pane, self.value_panes >= pane, self.column_panes >= pane
         return Sketch(
             self.detector,
             self.series,
@@ -40,6 +43,8 @@ class Sketch:
             self.value_panes[keep_values],
             self.names,
             self.unseen,
+            {name: column[keep_rows] for name, column in self.columns.items()},
+            self.column_panes[keep_rows],
         )
 
 
@@ -76,5 +81,8 @@ def merged(sketches: Sequence[Sketch]) -> list[Sketch]:
         unseen: dict[str, int] = {}
         for word, last in (pair for m in members for pair in m.unseen.items()):
             unseen[word] = max(last, unseen.get(word, last))
-        out.append(Sketch(detector, series, panes, counts, values[order], value_panes[order], names, unseen))
+        filled = [m for m in members if len(m.column_panes)]
+        columns = {name: np.concatenate([m.columns[name] for m in filled]) for name in (filled[0].columns if filled else ())}
+        rows = np.concatenate([m.column_panes for m in members])
+        out.append(Sketch(detector, series, panes, counts, values[order], value_panes[order], names, unseen, columns, rows))
     return out

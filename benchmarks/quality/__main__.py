@@ -1,9 +1,10 @@
 """How well the detectors detect, on real data, through `telltale backtest`.
 
-    python -m benchmarks.quality [--data DIR] [--sets smd asd azure extraction] [--out FILE] [--quick]
+    python -m benchmarks.quality [--data DIR] [--sets smd asd azure extraction campaign] [--out FILE] [--quick]
 
 DIR is laid out as ../shared/data, the default. VUS-PR needs the authors' package in `.venv-quality`, which `make quality` makes; without
-it the hardware sets are run and VUS-PR is left out, said so. `--quick`: fewer windows and seeds for the extraction sets.
+it the hardware sets are run and VUS-PR is left out, said so. `--quick`: fewer windows, seeds and accounts for extraction and
+campaigns.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import drift, extraction, hardware
+from benchmarks.quality import campaigns, drift, extraction, hardware
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SETS = ("smd", "asd", "azure", "extraction")
+SETS = ("smd", "asd", "azure", "extraction", "campaign")
 
 
 def main() -> None:
@@ -46,6 +47,11 @@ def main() -> None:
                 figures[name] = hardware.run(options.data, folder, vus_python, name)
             elif name == "azure":
                 figures[name] = drift.run(options.data, folder)
+            elif name == "campaign":
+                quick: dict[str, Any] = (
+                    {"benign": 4000, "cases": ((100, 1.0), (100, 0.5)), "seeds": (0,), "days": 2} if options.quick else {}
+                )
+                figures[name] = campaigns.run(options.data, folder, **quick)
             elif options.quick:
                 figures[name] = extraction.llm(options.data, folder, (0,), 200, 40) + extraction.classifier(options.data, folder, (0,))
             else:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.detectors.campaign import Campaign, CampaignSettings
 from engine.detectors.drift import Drift, DriftSettings
 from engine.detectors.extraction import Extraction, ExtractionSettings
 from engine.detectors.hardware import Hardware, HardwareSettings
@@ -26,6 +27,7 @@ class Row:
 DETECTORS: dict[str, Row] = {
     "drift": Row("drift", DriftSettings, Drift),
     "extraction": Row("extraction", ExtractionSettings, Extraction),
+    "campaign": Row("campaign", CampaignSettings, Campaign),
     "hardware": Row("hardware", HardwareSettings, Hardware),
     "rules": Row("hardware", RulesSettings, Rules),
     "missing": Row("hardware", MissingSettings, Missing),
