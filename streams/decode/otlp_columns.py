@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -28,7 +29,7 @@ from streams.decode.otlp_commit import (
     TOKENS,
     TRACE,
 )  # fmt: skip
-from streams.decode.otlp_names import AGENT, CONTENT, FLAG, SEED, STREAMS, TEXT, Column, known
+from streams.decode.otlp_names import AGENT, CONTENT, FLAG, SEED, STREAMS, TEXT, Column, Known, known
 from streams.decode.otlp_scan import count, scan
 from streams.decode.wire import DEPTH, load8, schema_of
 from streams.records import RawBatch, Rows
@@ -43,37 +44,63 @@ def schema() -> tuple[np.ndarray, np.ndarray]:
     return table, np.array([numbers[m] for m in ("Resource", "Span", "KeyValue", "AnyValue", "ScopeSpans")], np.int64)
 
 
+class Room:
+    """Memory that a scan writes to, for so many spans. It is used again and again: fresh memory would cost a fifth of the scan."""
+
+    def __init__(self, spans: int, k: Known):
+        texts, streams, self.spans = len(k.columns) + 1, len(STREAMS), spans
+        self.dictionary = np.empty((texts, 3), np.int64)  # last, distinct, mask: a hash table per column of texts
+        self.tables = np.empty((texts, max(256, 1 << int(2 * spans + 2).bit_length())), np.int64)
+        self.firsts = np.empty((texts, spans, 2), np.int64)  # where each distinct text lies
+        self.narrow = np.empty((texts, spans), np.int32)  # numbers of texts, whole numbers, flags; floats in the same place
+        self.contents = np.empty((len(k.columns), spans, 2), np.int64)  # where each content lies
+        self.valid = np.empty((len(k.columns) + 7 * streams, spans), np.uint8)
+        self.fixed = np.empty((streams, spans, 8), np.int64)
+        self.odd = np.empty((spans, 5), np.int64)
+        self.cells, self.touched = np.zeros(2 * 4 * len(k.targets), np.int64), np.empty(2 * (len(k.targets) + 5), np.int64)
+        self.span, self.stack = np.empty(8, np.int64), np.empty((DEPTH, 2), np.int64)
+        self.follows = np.zeros(len(k.attributes) + 1, np.int64)
+
+
+ROOMS = threading.local()
+KEPT_SPANS = 1 << 16
+
+
+def room_for(spans: int, k: Known) -> Room:
+    """A thread's room of at least that size, emptied. Columns do not begin at multiples of a power of two: those share cache lines."""
+    rooms = ROOMS.__dict__.setdefault("of", {})
+    room = rooms.get(len(k.attributes))
+    if room is None or room.spans < spans:
+        room = Room((1 << spans.bit_length()) + 272, k)
+        if spans <= KEPT_SPANS:
+            rooms[len(k.attributes)] = room
+    room.dictionary[:] = (-1, 0, 0)
+    room.valid[:, :spans] = 0
+    return room
+
+
 class Spans:
     """The spans of some records, scanned.
 
     `stopped`: int64[records], the byte where a record was left to the walk, -1 where it was read. `odd`: int64[n, 5], the spans of read
-    records that the walk must see: record (position in `index`), where its resource lies (with its tag), where it lies itself.
+    records that the walk must see: record (position in `index`), where its resource lies (with its tag), where it lies itself. Only one
+    scan of a thread can be looked at: the next one writes to the same memory. What `tables` returned stays.
     """
 
     def __init__(self, raw: RawBatch, index: np.ndarray, principal: Sequence[str]):
         self.data = np.frombuffer(raw.data, np.uint8)
         k = self.known = known(tuple(principal))
-        room, columns, texts = count(self.data, raw.starts, raw.ends, index) + 1, len(k.columns), len(k.columns) + 1
-        self.dictionary = np.zeros((texts, 3), np.int64)  # last, distinct, mask: a hash table per column of texts
-        self.dictionary[:, 0] = -1
-        self.firsts = np.empty((texts, room, 2), np.int64)  # where each distinct text lies
-        self.narrow = np.empty((texts, room), np.int32)  # numbers of texts, whole numbers, flags; floats in the same place
-        self.contents = np.empty((columns, room, 2), np.int64)  # where each content lies
-        self.valid = np.zeros((columns + 7 * len(STREAMS), room), np.uint8)
-        self.fixed = np.empty((len(STREAMS), room, 8), np.int64)
+        r = self.room = room_for(count(self.data, raw.starts, raw.ends, index) + 1, k)
         self.rows = np.zeros(len(STREAMS), np.int64)
         self.stopped = np.empty(len(index), np.int64)
-        odd, targets = np.empty((room, 5), np.int64), len(k.targets)
         table, messages = schema()
         pool = k.pool.ctypes.data - self.data.ctypes.data
         found = scan(
             self.data, raw.starts, raw.ends, index, raw.offsets, pool, k.attributes, k.attribute_slots, k.words, k.word_slots, SEED, k.uses,
-            k.column_of, k.holds, table, messages, np.zeros((2, targets, 4), np.int64), np.empty((2, targets + 5), np.int64),
-            np.empty(8, np.int64), np.empty((DEPTH, 2), np.int64), np.zeros(len(k.attributes) + 1, np.int64), self.dictionary,
-            np.empty((texts, max(256, 1 << int(2 * room + 2).bit_length())), np.int32), self.firsts, self.narrow,
-            self.narrow.view(np.float32), self.contents, self.valid, self.fixed, self.rows, odd, self.stopped,
+            k.column_of, k.holds, table, messages, r.cells, r.touched, r.span, r.stack, r.follows, r.dictionary, r.tables, r.firsts,
+            r.narrow, r.narrow.view(np.float32), r.contents, r.valid, r.fixed, self.rows, r.odd, self.stopped,
         )  # fmt: skip
-        self.odd = odd[:found]
+        self.odd = r.odd[:found].copy()
 
     def tables(self) -> list[Rows]:
         """Rows of `inference` and `agent`."""
@@ -82,12 +109,12 @@ class Spans:
             n = int(self.rows[stream])
             if n:
                 columns = {key: column for key, column in self.columns(stream, n).items() if column is not None}
-                found.append(Rows(name, pa.RecordBatch.from_pydict(columns), self.fixed[stream, :n, OFFSET].copy()))
+                found.append(Rows(name, pa.RecordBatch.from_pydict(columns), self.room.fixed[stream, :n, OFFSET].copy()))
         return found
 
     def columns(self, stream: int, n: int) -> dict[str, pa.Array | None]:
         """All columns; None for one without a value."""
-        fixed, flags = self.fixed[stream, :n], self.valid[len(self.known.columns) + 7 * stream :, :n]
+        fixed, flags = self.room.fixed[stream, :n], self.room.valid[len(self.known.columns) + 7 * stream :, :n]
         found: dict[str, pa.Array | None] = {"time": built(names.TIME, fixed[:, TIME], flags[HAS_TIME])}
         found["trace_id"] = built(pa.binary(16), fixed[:, TRACE : TRACE + 2], flags[HAS_TRACE])
         found["span_id"] = built(pa.binary(8), fixed[:, SPAN], flags[HAS_SPAN])
@@ -105,30 +132,30 @@ class Spans:
 
     def column(self, c: int, column: Column, n: int) -> pa.Array | None:
         """One column that the scan filled."""
-        valid = self.valid[c, :n]
+        valid = self.room.valid[c, :n]
         if column.holds == TEXT:
-            codes = built(pa.int32(), self.narrow[c, :n], valid)
+            codes = built(pa.int32(), self.room.narrow[c, :n], valid)
             return codes and pa.DictionaryArray.from_arrays(codes, self.distinct(c, pa.string()), safe=False)
         if column.holds == CONTENT:
-            return texts(self.data, self.contents[c, :n], valid, column.type)
+            return texts(self.data, self.room.contents[c, :n], valid, column.type)
         if column.holds == FLAG:
-            return built(pa.int32(), self.narrow[c, :n], valid) and pa.array(self.narrow[c, :n] != 0, mask=valid == 0)
-        return built(column.type, self.narrow[c, :n], valid)
+            return built(pa.int32(), self.room.narrow[c, :n], valid) and pa.array(self.room.narrow[c, :n] != 0, mask=valid == 0)
+        return built(column.type, self.room.narrow[c, :n], valid)
 
     def distinct(self, c: int, kind: pa.DataType) -> pa.Array:
         """The texts of a column's dictionary."""
-        places = self.firsts[c, : self.dictionary[c, 1]]
+        places = self.room.firsts[c, : self.room.dictionary[c, 1]]
         return texts(self.data, places, np.ones(len(places), np.uint8), kind)
 
     def traced(self, session: pa.Array | None, traced: np.ndarray, n: int) -> pa.Array:
         """Sessions, the hexadecimal trace id where there is none."""
         c = len(self.known.columns)
-        ids = self.firsts[c, : self.dictionary[c, 1]]
+        ids = self.room.firsts[c, : self.room.dictionary[c, 1]]
         digits = np.empty((len(ids), 32), np.uint8)
         hexadecimal(self.data, ids, HEX, digits)
         bounds = np.arange(len(ids) + 1, dtype=np.int32) * 32
         spelled = pa.Array.from_buffers(pa.string(), len(ids), [None, pa.py_buffer(bounds), pa.py_buffer(digits)])
-        codes = built(pa.int32(), self.narrow[c, :n], traced)
+        codes = built(pa.int32(), self.room.narrow[c, :n], traced)
         traces = pa.DictionaryArray.from_arrays(codes, spelled, safe=False)
         return traces if session is None else pc.coalesce(session.dictionary_decode(), traces.dictionary_decode())
 
@@ -139,7 +166,7 @@ def built(kind: pa.DataType, values: np.ndarray, valid: np.ndarray) -> pa.Array 
     if not present:
         return None
     bits = None if present == len(valid) else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    return pa.Array.from_buffers(kind, len(valid), [bits, pa.py_buffer(np.ascontiguousarray(values))], len(valid) - present)
+    return pa.Array.from_buffers(kind, len(valid), [bits, pa.py_buffer(values.copy())], len(valid) - present)
 
 
 def texts(data: np.ndarray, places: np.ndarray, valid: np.ndarray, kind: pa.DataType) -> pa.Array | None:

@@ -1,5 +1,7 @@
 """A span that was read becomes a row: its operation, hence its stream, then each cell into its column. The rules of `attributes.py`."""
 
+# ruff: noqa: PLR1714, SIM109 - Numba compares faster than it looks into tuples
+
 from __future__ import annotations
 
 import numpy as np
@@ -15,7 +17,6 @@ from streams.decode.otlp_names import (
     ERROR,
     ERROR_WORD,
     FALSE_WORD,
-    FLAG,
     FLOAT,
     GIVEN,
     INPUT_TOKENS,
@@ -34,7 +35,7 @@ from streams.decode.otlp_names import (
     TOOL_WORD,
     TRUE_WORD,
 )  # fmt: skip
-from streams.decode.wire import as_double, equal, hashed, load64
+from streams.decode.wire import as_double, equal, get, hashed, load64, put
 
 ABSENT, STRING, BOOL, INT, DOUBLE, LISTED, OTHER, ODD_LIST = range(8)
 """Kinds of values: a list whose first is a text, something that no column holds as it is, a list that begins with something else."""
@@ -46,57 +47,78 @@ OFFSET, TIME, DURATION, TOKENS, TRACE, TRACE_HIGH, SPAN, PARENT = range(8)
 HAS_TIME, HAS_DURATION, HAS_TOKENS, HAS_TRACE, HAS_SPAN, HAS_PARENT, HAS_SESSION = range(7)
 """Rows of `valid`, for each stream, after those of the columns. The last: the session is the trace, in a dictionary after the columns'."""
 LAST, DISTINCT, MASK = range(3)
+ENTRY = 0xFFFFFFFF
 
 
 @njit(nogil=True, cache=True)
-def find(data, at, size, pool, places, slots, seed):
-    """The entry of that name, or -1. `pool`: where the names lie, relative to `data`."""
+def find(data, at, size, pool, places, width, slots, seed):
+    """The entry of that name, or -1. `pool`: where the names lie, relative to `data`. `places`: position and size begin each `width`."""
     slot = hashed(data, at, size, seed) & (len(slots) - 1)
-    while slots[slot]:
-        n = slots[slot] - 1
-        if places[n, 1] == size and equal(data, at, pool + places[n, 0], size):
-            return np.int64(n)
+    while get(slots, slot):
+        n = get(slots, slot) - 1
+        if get(places, width * n + 1) == size and equal(data, at, pool + get(places, width * n), size):
+            return n
         slot = (slot + 1) & (len(slots) - 1)
     return np.int64(-1)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def put(cells, target, pool, words, word):
-    """A word of ours as the value of a target."""
-    cells[target, 0], cells[target, 1], cells[target, 2] = STRING, pool + words[word, 0], words[word, 1]
+def move(cells, to, source):
+    """Give a target the value of another cell."""
+    for i in range(3):
+        put(cells, 4 * to + i, get(cells, 4 * source + i))
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def say(cells, target, at, size):
+    """Give a target a text."""
+    put(cells, 4 * target, STRING)
+    put(cells, 4 * target + 1, at)
+    put(cells, 4 * target + 2, size)
 
 
 @njit(nogil=True, cache=True)
-def settle(data, cells, pool, words, word_slots, seed):
-    """Find the operation: named, or told by the span's kind or its protocol's method. Returns its stream, NOBODY, or ODD."""
-    for target in (OPERATION, KIND, MCP, A2A):
-        if cells[target, 0] > STRING:
-            return ODD
-    if cells[OPERATION, 0] == ABSENT or cells[OPERATION, 2] == 0:
-        kind = np.int64(-1)
-        if cells[KIND, 0] == STRING:
-            kind = find(data, cells[KIND, 1], cells[KIND, 2], pool, words, word_slots, seed)
-            kind = words[kind, 3] if kind >= 0 else kind
-        if kind >= 0:
-            put(cells, OPERATION, pool, words, kind)
-        elif cells[MCP, 0] == STRING and cells[MCP, 2] > 0:
-            if cells[MCP, 2] == words[CALL_WORD, 1] and equal(data, cells[MCP, 1], pool + words[CALL_WORD, 0], cells[MCP, 2]):
-                put(cells, OPERATION, pool, words, TOOL_WORD)
+def settle(data, cells, pool, words, word_slots, seed, before):
+    """Find the operation: named, or told by the span's kind or its protocol's method. Returns its stream, NOBODY, or ODD.
+
+    `before`: int64[3], where the operation found before lies, its size, its stream.
+    """
+    kind, mcp, a2a = get(cells, 4 * KIND), get(cells, 4 * MCP), get(cells, 4 * A2A)
+    if get(cells, 4 * OPERATION) > STRING or kind > STRING or mcp > STRING or a2a > STRING:
+        return np.int64(ODD)
+    if get(cells, 4 * OPERATION) == ABSENT or get(cells, 4 * OPERATION + 2) == 0:
+        word = np.int64(-1)
+        if kind == STRING:
+            word = find(data, get(cells, 4 * KIND + 1), get(cells, 4 * KIND + 2), pool, words, 4, word_slots, seed)
+            word = get(words, 4 * word + 3) if word >= 0 else word
+        if word < 0 and mcp == STRING and get(cells, 4 * MCP + 2) > 0:
+            at, size, call = get(cells, 4 * MCP + 1), get(cells, 4 * MCP + 2), pool + get(words, 4 * CALL_WORD)
+            if size == get(words, 4 * CALL_WORD + 1) and equal(data, at, call, size):
+                word = np.int64(TOOL_WORD)
             else:
-                cells[OPERATION, 0], cells[OPERATION, 1], cells[OPERATION, 2] = STRING, cells[MCP, 1], cells[MCP, 2]
-        elif cells[A2A, 0] == STRING:
-            put(cells, OPERATION, pool, words, AGENT_WORD)
-        else:
-            return NOBODY
-    word = find(data, cells[OPERATION, 1], cells[OPERATION, 2], pool, words, word_slots, seed)
-    return words[word, 2] if word >= 0 and words[word, 2] >= 0 else AGENT
+                say(cells, OPERATION, at, size)
+        elif word < 0 and a2a == STRING:
+            word = np.int64(AGENT_WORD)
+        elif word < 0:
+            return np.int64(NOBODY)
+        if word >= 0:
+            say(cells, OPERATION, pool + get(words, 4 * word), get(words, 4 * word + 1))
+    at, size = get(cells, 4 * OPERATION + 1), get(cells, 4 * OPERATION + 2)
+    if size == get(before, 1) and equal(data, at, get(before, 0), size):
+        return get(before, 2)
+    word = find(data, at, size, pool, words, 4, word_slots, seed)
+    stream = get(words, 4 * word + 2) if word >= 0 else np.int64(-1)
+    put(before, 0, at)
+    put(before, 1, size)
+    put(before, 2, stream if stream >= 0 else AGENT)
+    return get(before, 2)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def named(cells, target):
     """Whether a target has a text that is not empty, of whatever kind it was written."""
-    kind = cells[target, 0]
-    return kind in (BOOL, INT, ODD_LIST) or ((kind in (STRING, LISTED)) and cells[target, 2] > 0)
+    kind = get(cells, 4 * target)
+    return kind == BOOL or kind == INT or kind == ODD_LIST or ((kind == STRING or kind == LISTED) and get(cells, 4 * target + 2) > 0)
 
 
 @njit(nogil=True, cache=True)
@@ -111,141 +133,157 @@ def whole(kind, value, limit):
 
 
 @njit(nogil=True, cache=True)
-def grow(data, c, dictionary, tables, firsts, seed):
+def grow(c, dictionary, tables):
     """Make a dictionary's hash table four times as large, or give it its first 256 places."""
-    size = min(256 if dictionary[c, MASK] == 0 else 4 * (dictionary[c, MASK] + 1), tables.shape[1])
+    before = dictionary[c, MASK] + 1 if dictionary[c, MASK] else 0
+    size = min(4 * before if before else 256, tables.shape[1])
+    kept = tables[c, :before].copy()
     dictionary[c, MASK] = size - 1
     tables[c, :size] = 0
-    for n in range(dictionary[c, DISTINCT]):
-        slot = hashed(data, firsts[c, n, 0], firsts[c, n, 1], seed) & (size - 1)
-        while tables[c, slot]:
-            slot = (slot + 1) & (size - 1)
-        tables[c, slot] = n + 1
+    for entry in kept:
+        if 0 < entry & ENTRY <= dictionary[c, DISTINCT]:
+            slot = (entry >> 32) & (size - 1)
+            while tables[c, slot]:
+                slot = (slot + 1) & (size - 1)
+            tables[c, slot] = entry
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def encoded(data, c, at, size, dictionary, tables, firsts, seed):
     """The number of a text among the distinct ones of its column.
 
-    Entries of the table above DISTINCT are left from a record that was taken back: their places count as empty.
+    An entry of the table is half of the text's hash over its number + 1. Entries above DISTINCT are left from a record that was taken
+    back: their places count as empty.
     """
-    last = dictionary[c, LAST]
-    if last >= 0 and firsts[c, last, 1] == size and (firsts[c, last, 0] == at or equal(data, at, firsts[c, last, 0], size)):
-        return last
-    if 2 * (dictionary[c, DISTINCT] + 1) > dictionary[c, MASK]:
-        grow(data, c, dictionary, tables, firsts, seed)
-    mask, distinct = dictionary[c, MASK], dictionary[c, DISTINCT]
-    slot = hashed(data, at, size, seed) & mask
+    first, table = 2 * c * firsts.shape[1], c * tables.shape[1]
+    n = get(dictionary, 3 * c + LAST)
+    if n >= 0 and get(firsts, first + 2 * n + 1) == size:
+        before = get(firsts, first + 2 * n)
+        if before == at or equal(data, at, before, size):
+            return n
+    if 2 * (get(dictionary, 3 * c + DISTINCT) + 1) > get(dictionary, 3 * c + MASK):
+        grow(c, dictionary, tables)
+    mask, distinct = get(dictionary, 3 * c + MASK), get(dictionary, 3 * c + DISTINCT)
+    h = hashed(data, at, size, seed) & ~np.int64(ENTRY)
+    slot = (h >> 32) & mask
     while True:
-        n = np.int64(tables[c, slot]) - 1
+        entry = get(tables, table + slot)
+        n = (entry & ENTRY) - 1
         if n < 0 or n >= distinct:
-            tables[c, slot] = distinct + 1
-            firsts[c, distinct, 0], firsts[c, distinct, 1] = at, size
-            dictionary[c, DISTINCT] += 1
             n = distinct
+            put(tables, table + slot, h | (n + 1))
+            put(firsts, first + 2 * n, at)
+            put(firsts, first + 2 * n + 1, size)
+            put(dictionary, 3 * c + DISTINCT, n + 1)
             break
-        if firsts[c, n, 1] == size and equal(data, at, firsts[c, n, 0], size):
+        if entry & ~np.int64(ENTRY) == h and get(firsts, first + 2 * n + 1) == size and equal(data, at, get(firsts, first + 2 * n), size):
             break
         slot = (slot + 1) & mask
-    dictionary[c, LAST] = n
+    put(dictionary, 3 * c + LAST, n)
     return n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def commit(
     data, stream, row, count, cells, touched, span, pool, words, column_of, holds, seed,
     dictionary, tables, firsts, narrow, floats, contents, valid, fixed,
 ):  # fmt: skip
     """Write a span into row `row` of its stream. Returns FINE, or ODD where a value is one that the walk has to look at."""
-    extra = len(holds) + 7 * stream
+    room, extra, texts = narrow.shape[1], len(holds) + 7 * stream, len(holds)
     if named(cells, GIVEN):
-        cells[PRINCIPAL] = cells[GIVEN]
+        move(cells, PRINCIPAL, GIVEN)
     elif not named(cells, PRINCIPAL):
-        cells[PRINCIPAL] = cells[SERVICE]
+        move(cells, PRINCIPAL, SERVICE)
     if not named(cells, ERROR):
-        cells[ERROR, 0] = ABSENT
-        if span[STATUS] == FAILED and span[MESSAGE_BYTES]:
-            cells[ERROR, 0], cells[ERROR, 1], cells[ERROR, 2] = STRING, span[MESSAGE], span[MESSAGE_BYTES]
-        elif span[STATUS] == FAILED:
-            put(cells, ERROR, pool, words, ERROR_WORD)
+        put(cells, 4 * ERROR, ABSENT)
+        if get(span, STATUS) == FAILED and get(span, MESSAGE_BYTES):
+            say(cells, ERROR, get(span, MESSAGE), get(span, MESSAGE_BYTES))
+        elif get(span, STATUS) == FAILED:
+            say(cells, ERROR, pool + get(words, 4 * ERROR_WORD), get(words, 4 * ERROR_WORD + 1))
+    put(cells, 4 * METHOD, ABSENT)
+    put(cells, 4 * PROTOCOL, ABSENT)
     if stream == AGENT:
-        cells[METHOD, 0] = cells[PROTOCOL, 0] = ABSENT
-        if cells[MCP, 0] == STRING and cells[MCP, 2] > 0:
-            cells[METHOD] = cells[MCP]
-            put(cells, PROTOCOL, pool, words, MCP_WORD)
-        elif cells[A2A, 0] == STRING:
-            cells[METHOD] = cells[A2A]
-            put(cells, PROTOCOL, pool, words, A2A_WORD)
-    state = FINE
-    for target in (OPERATION, PRINCIPAL, ERROR, METHOD, PROTOCOL):
-        touched[count] = target
-        count += 1
-    for j in range(count):
-        target = touched[j]
-        c, kind = column_of[stream, target], cells[target, 0]
-        if c < 0 or kind == ABSENT:
-            continue
-        cells[target, 0] = ABSENT
-        value, size = cells[target, 1], cells[target, 2]
-        if holds[c] == TEXT:
-            if kind == BOOL:
-                word = TRUE_WORD if value else FALSE_WORD
-                value, size, kind = pool + words[word, 0], words[word, 1], STRING
-            if kind in (STRING, LISTED):
-                narrow[c, row] = encoded(data, c, value, size, dictionary, tables, firsts, seed)
-                valid[c, row] = 1
-            elif kind in (INT, ODD_LIST):
-                state = ODD
-        elif holds[c] == CONTENT:
-            if kind == STRING:
-                contents[c, row, 0], contents[c, row, 1] = value, size
-                valid[c, row] = 1
-            else:
-                state = ODD
-        elif holds[c] == FLOAT:
-            if kind == INT:
-                floats[c, row] = np.float32(np.float64(value))
-                valid[c, row] = 1
-            elif kind == DOUBLE:
-                number = as_double(value)
-                floats[c, row] = np.float32(number)
-                valid[c, row] = np.isfinite(number)
-        elif holds[c] == INTEGER:
-            fits, number = whole(kind, value, 2.0**31)
-            narrow[c, row] = np.int32(number)
-            valid[c, row] = fits
-        elif holds[c] == FLAG:
-            narrow[c, row] = value
-            valid[c, row] = kind == BOOL
-    place = fixed[stream, row]
-    time = span[END] if span[END] > 0 else span[START]
-    place[TIME] = time // 1000
-    valid[extra + HAS_TIME, row] = place[TIME] > 0
-    known = span[START] > 0 and span[END] >= span[START]
-    place[DURATION] = span[END] - span[START]
-    valid[extra + HAS_DURATION, row] = known
-    for k in range(3):
-        at = span[k]
-        valid[extra + HAS_TRACE + k, row] = at >= 0
-        if at >= 0 and k == 0:
-            place[TRACE], place[TRACE_HIGH] = load64(data, at), load64(data, at + 8)
-        elif at >= 0:
-            place[SPAN + k - 1] = load64(data, at)
-    if stream == AGENT:
-        taken, given = whole(cells[INPUT_TOKENS, 0], cells[INPUT_TOKENS, 1], 2.0**63)
-        made, output = whole(cells[OUTPUT_TOKENS, 0], cells[OUTPUT_TOKENS, 1], 2.0**63)
+        if get(cells, 4 * MCP) == STRING and get(cells, 4 * MCP + 2) > 0:
+            move(cells, METHOD, MCP)
+            say(cells, PROTOCOL, pool + get(words, 4 * MCP_WORD), get(words, 4 * MCP_WORD + 1))
+        elif get(cells, 4 * A2A) == STRING:
+            move(cells, METHOD, A2A)
+            say(cells, PROTOCOL, pool + get(words, 4 * A2A_WORD), get(words, 4 * A2A_WORD + 1))
+        taken, given = whole(get(cells, 4 * INPUT_TOKENS), get(cells, 4 * INPUT_TOKENS + 1), 2.0**63)
+        made, output = whole(get(cells, 4 * OUTPUT_TOKENS), get(cells, 4 * OUTPUT_TOKENS + 1), 2.0**63)
         total = (given if taken else 0) + (output if made else 0)
         over = taken and made and (given >= 0) == (output >= 0) and (total >= 0) != (given >= 0)
-        place[TOKENS] = total
+        fixed[stream, row, TOKENS] = total
         valid[extra + HAS_TOKENS, row] = (taken or made) and not over
-        c = column_of[stream, SESSION]
-        traced = not valid[c, row] and span[TRACE_ID] >= 0
+    for target in (OPERATION, PRINCIPAL, ERROR, METHOD, PROTOCOL):
+        put(touched, count, target)
+        count += 1
+    state = FINE
+    for j in range(count):
+        target = get(touched, j)
+        c, kind = get(column_of, stream * column_of.shape[1] + target), get(cells, 4 * target)
+        put(cells, 4 * target, ABSENT)
+        if c < 0 or kind == ABSENT:
+            continue
+        value, size, what, fits = get(cells, 4 * target + 1), get(cells, 4 * target + 2), get(holds, c), True
+        if what == TEXT:
+            if kind == BOOL:
+                word = TRUE_WORD if value else FALSE_WORD
+                value, size, kind = pool + get(words, 4 * word), get(words, 4 * word + 1), np.int64(STRING)
+            fits = kind == STRING or kind == LISTED
+            if fits:
+                put(narrow, c * room + row, encoded(data, c, value, size, dictionary, tables, firsts, seed))
+            elif kind == INT or kind == ODD_LIST:
+                state = ODD
+        elif what == INTEGER:
+            if kind == INT:
+                fits = -(1 << 31) <= value < 1 << 31
+            else:
+                fits, value = whole(kind, value, 2.0**31)
+            put(narrow, c * room + row, value)
+        elif what == FLOAT:
+            number = as_double(value) if kind == DOUBLE else np.float64(value)
+            fits = (kind == DOUBLE and np.isfinite(number)) or kind == INT
+            floats[c, row] = np.float32(number)
+        elif what == CONTENT:
+            contents[c, row, 0], contents[c, row, 1] = value, size
+            if kind != STRING:
+                state = ODD
+        else:
+            fits = kind == BOOL
+            put(narrow, c * room + row, value)
+        put(valid, c * room + row, np.int64(fits))
+    place, flag = 8 * (stream * room + row), extra * room + row
+    start, end = get(span, START), get(span, END)
+    put(fixed, place + TIME, (end if end > 0 else start) // 1000)
+    put(valid, flag + HAS_TIME * room, np.int64(max(start, end) >= 1000))
+    put(fixed, place + DURATION, end - start)
+    put(valid, flag + HAS_DURATION * room, np.int64(start > 0 and end >= start))
+    trace, own, parent = get(span, TRACE_ID), get(span, SPAN_ID), get(span, PARENT_ID)
+    put(valid, flag + HAS_TRACE * room, np.int64(trace >= 0))
+    put(valid, flag + HAS_SPAN * room, np.int64(own >= 0))
+    put(valid, flag + HAS_PARENT * room, np.int64(parent >= 0))
+    if trace >= 0:
+        put(fixed, place + TRACE, load64(data, trace))
+        put(fixed, place + TRACE_HIGH, load64(data, trace + 8))
+    if own >= 0:
+        put(fixed, place + SPAN, load64(data, own))
+    if parent >= 0:
+        put(fixed, place + PARENT, load64(data, parent))
+    if stream == AGENT:
+        traced = not valid[column_of[stream, SESSION], row] and trace >= 0
         valid[extra + HAS_SESSION, row] = traced
         if traced:
-            narrow[len(holds), row] = encoded(data, len(holds), span[TRACE_ID], 16, dictionary, tables, firsts, seed)
+            narrow[texts, row] = spelled(data, texts, trace, dictionary, tables, firsts, seed)
     if state == ODD:
         forget(column_of, stream, row, row + 1, valid)
     return state
+
+
+@njit(nogil=True, cache=True)
+def spelled(data, c, trace, dictionary, tables, firsts, seed):
+    """The number of a trace id among the distinct ones."""
+    return encoded(data, c, trace, 16, dictionary, tables, firsts, seed)
 
 
 @njit(nogil=True, cache=True)

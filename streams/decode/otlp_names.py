@@ -24,6 +24,8 @@ INFERENCE, AGENT = 0, 1
 TEXT, CONTENT, FLOAT, INTEGER, FLAG, LONG = range(6)
 """What a column holds: a short text, content, float32, int32, true or false, int64."""
 USES = 2
+OWN, SHARED, SHARED_ONLY = range(3)
+"""Where an attribute counts: on the span, there and on the resource, on the resource alone."""
 SEED = np.int64(int.from_bytes(np.random.SeedSequence().generate_state(1, np.uint64).tobytes(), "little", signed=True))
 """Of hashes, so that nobody can write texts that collide; no result depends on it."""
 WORDS = ("error", "mcp", "a2a", "true", "false", "execute_tool", "invoke_agent", "tools/call")
@@ -47,12 +49,12 @@ class Known:
 
     targets: tuple[str, ...]
     columns: tuple[Column, ...]
-    column_of: np.ndarray  # int16[streams, targets]: the column, -1 where the stream has none
+    column_of: np.ndarray  # int64[streams, targets]: the column, -1 where the stream has none
     holds: np.ndarray  # int8[columns]
     pool: np.ndarray  # uint8: names one after the other, eight zeros around each
     attributes: np.ndarray  # int64[attributes, 2]: position, size
     attribute_slots: np.ndarray  # int16: attribute + 1 by hash
-    uses: np.ndarray  # int16[attributes, USES, 3]: target (-1: no more), rank, whether the resource's counts
+    uses: np.ndarray  # int64[attributes, USES, 3]: target (-1: no more), rank, where it counts
     words: np.ndarray  # int64[words, 4]: position, size, stream as an operation (-1: is none), the word it means as a span's kind (-1)
     word_slots: np.ndarray
 
@@ -68,12 +70,12 @@ def known(principal: tuple[str, ...]) -> Known:
     ]
     others = [t for t in dict.fromkeys(target for _, _, target, _ in columns) if t not in FIRST_TARGETS]
     targets = (*FIRST_TARGETS, *others)
-    column_of = np.full((len(STREAMS), len(targets)), -1, np.int16)
+    column_of = np.full((len(STREAMS), len(targets)), -1, np.int64)
     laid = tuple(Column(s, name, targets.index(target), held(kind), kind) for s, name, target, kind in columns)
     for c, column in enumerate(laid):
         column_of[column.stream, column.target] = c
     uses = attribute_uses(targets, principal)
-    table = np.full((len(uses), USES, 3), -1, np.int16)
+    table = np.full((len(uses), USES, 3), -1, np.int64)
     for a, found in enumerate(uses.values()):
         table[a, : len(found)] = found
     words = [*WORDS, *(w for w in dict.fromkeys((*names.OPERATIONS, *names.SPAN_KINDS, *names.SPAN_KINDS.values())) if w not in WORDS)]
@@ -92,10 +94,12 @@ def known(principal: tuple[str, ...]) -> Known:
 
 
 def attribute_uses(targets: Sequence[str], principal: Sequence[str]) -> dict[str, list[tuple[int, int, int]]]:
-    """(target, rank, whether the resource's counts) of each attribute's name."""
+    """(target, rank, where it counts) of each attribute's name."""
     uses: dict[str, list[tuple[int, int, int]]] = {}
     for t, target in enumerate(targets):
-        ranked = {"service": [("service.name", True)], "given": [(name, True) for name in principal]}.get(target, RANKED.get(target, []))
+        ranked = {"service": [("service.name", SHARED_ONLY)], "given": [(name, True) for name in principal]}.get(
+            target, RANKED.get(target, [])
+        )
         for rank, (name, shared) in enumerate(ranked):
             if not any(use[0] == t for use in uses.setdefault(name, [])):
                 uses[name].append((t, rank, int(shared)))

@@ -5,6 +5,8 @@ the scan takes is one that protobuf takes. A span with something unusual in it (
 noted as *odd* and left to the walk over protobuf objects; a record that is damaged, or may be, is left to it whole.
 """
 
+# ruff: noqa: PLR1714 - Numba compares faster than it looks into tuples
+
 from __future__ import annotations
 
 import numpy as np
@@ -20,7 +22,6 @@ from streams.decode.otlp_commit import (
     LISTED,
     MESSAGE,
     MESSAGE_BYTES,
-    NOBODY,
     ODD,
     ODD_LIST,
     OTHER,
@@ -35,8 +36,10 @@ from streams.decode.otlp_commit import (
     forget,
     settle,
 )  # fmt: skip
-from streams.decode.wire import equal, is_ascii, is_utf8, load8, load64, skip, varint, verify
+from streams.decode.otlp_names import OWN, SHARED_ONLY
+from streams.decode.wire import equal, get, is_ascii, is_utf8, load8, load64, put, skip, varint, verify
 
+LEAST_BYTES = 20
 EVENT_NAME_BYTES = len("gen_ai.evaluation.result")
 
 
@@ -87,33 +90,39 @@ def odd_field(data, tag, start, stop, span):
     return FINE
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def read(data, at, end, of_resource, pool, places, slots, seed, uses, follows, cells, touched, span, schema, messages, stack):
     """Read the attributes of a span, or of a resource, into `cells` (kind, value or position, size, rank), and a span's own fields.
 
     Returns (FINE, ODD or the byte where it is not what protobuf takes for sure, number of cells touched). `span`: positions of the ids
-    (-1: none), times, status. `follows`: which attribute came after which the last time, tried before the hash table.
+    (-1: none), times, status. `follows`: which attribute came after which the last time, tried before the hash table. A resource's cells
+    and touched targets are the second half of both.
     """
+    half, base = of_resource * (len(cells) >> 1), of_resource * (len(touched) >> 1)
     wanted, message = (0x0A, messages[0]) if of_resource else (0x4A, messages[1])
-    count, state, last = 0, FINE, np.int64(0)
-    span[:3] = -1
-    span[3:] = 0
+    count, state, last = np.int64(0), np.int64(FINE), np.int64(0)
+    for i in range(8):
+        put(span, i, -1 if i < 3 else 0)
     while at < end:
         tag = load8(data, at)
+        if (tag == 0x39 or tag == 0x41) and end - at >= 9 and not of_resource:
+            time = load64(data, at + 1)
+            if time < 0:
+                return at, count  # after the year 2262
+            put(span, START if tag == 0x39 else END, time)
+            at += 9
+            continue
+        if tag == 0x30 and end - at >= 2 and load8(data, at + 1) < 0x80:
+            at += 2
+            continue
         if tag & 7 != 2 or tag > 0x7F:
             number, kind, start, stop = skip(data, at, end)
-            if number == 0:
-                return at, count
-            if number < 16 and kind == 1 and not of_resource and number in (7, 8):
-                span[START if number == 7 else END] = load64(data, start)
-                if load64(data, start) < 0:
-                    return start, count  # after the year 2262
-            elif kind == 2:  # a number that is not known, or a tag written at length
+            if number == 0 or (number < 16 and tag > 0x7F):
+                return at, count  # perhaps a field of ours, its tag written at length
+            if kind == 2:
                 stopped = verify(data, at, stop, message, schema, stack)
                 if stopped >= 0:
                     return stopped, count
-                if number < 16:
-                    state = ODD
             at = stop
             continue
         start, stop = block(data, at, end)
@@ -121,25 +130,21 @@ def read(data, at, end, of_resource, pool, places, slots, seed, uses, follows, c
             return at, count
         if tag != wanted:
             size = stop - start
-            if of_resource:
-                stopped = verify(data, at, stop, message, schema, stack)
-                if stopped >= 0:
-                    return stopped, count
-            elif tag == 0x0A:
-                span[TRACE_ID] = start if size == 16 else -1
-            elif tag == 0x12:
-                span[SPAN_ID] = start if size == 8 else -1
-            elif tag == 0x22:
-                span[PARENT_ID] = start if size == 8 else -1
-            elif tag == 0x2A:
+            if tag == 0x0A and not of_resource:
+                put(span, TRACE_ID, start if size == 16 else -1)
+            elif tag == 0x12 and not of_resource:
+                put(span, SPAN_ID, start if size == 8 else -1)
+            elif tag == 0x22 and not of_resource:
+                put(span, PARENT_ID, start if size == 8 else -1)
+            elif tag == 0x2A and not of_resource:
                 if not is_ascii(data, start, size) and not is_utf8(data, start, size):
                     return start, count
             else:
                 stopped = verify(data, at, stop, message, schema, stack)
                 if stopped >= 0:
                     return stopped, count
-                if tag in (0x5A, 0x7A) and odd_field(data, tag, start, stop, span) == ODD:
-                    state = ODD
+                if tag in (0x5A, 0x7A) and not of_resource and odd_field(data, tag, start, stop, span) == ODD:
+                    state = np.int64(ODD)
             at = stop
             continue
         at = stop
@@ -158,38 +163,38 @@ def read(data, at, end, of_resource, pool, places, slots, seed, uses, follows, c
             stopped = verify(data, start, stop, messages[2], schema, stack)
             if stopped >= 0:
                 return stopped, count
-            state = ODD
+            state = np.int64(ODD)
             continue
-        a = follows[last] - 1
-        if a < 0 or places[a, 1] != key_bytes or not equal(data, key, pool + places[a, 0], key_bytes):
-            a = find(data, key, key_bytes, pool, places, slots, seed)
+        a = get(follows, last) - 1
+        if a < 0 or get(places, 2 * a + 1) != key_bytes or not equal(data, key, pool + get(places, 2 * a), key_bytes):
+            a = find(data, key, key_bytes, pool, places, 2, slots, seed)
             if a < 0 and not is_utf8(data, key, key_bytes):
                 return key, count
             if a >= 0:
-                follows[last] = a + 1
+                put(follows, last, a + 1)
         if a >= 0:
             last = a + 1
         if value_bytes == 0:
             continue
-        kind, content, size, first = ABSENT, value, np.int64(0), load8(data, value)
+        kind, content, size, first = np.int64(ABSENT), value, np.int64(0), load8(data, value)
         if first == 0x0A and value_bytes >= 2:
             size, content = load8(data, value + 1), value + 2
             if size >= 0x80:
                 size, content = varint(data, value + 1, stop)
             if content > 0 and size == stop - content:
-                kind = STRING
+                kind = np.int64(STRING)
                 if not is_ascii(data, content, size) and not is_utf8(data, content, size):
                     return content, count
-        elif first in (0x10, 0x18):
+        elif first == 0x18 or first == 0x10:
             if value_bytes == 2 and load8(data, value + 1) < 0x80:
-                content, kind = load8(data, value + 1), INT
+                content, kind = load8(data, value + 1), np.int64(INT)
             else:
                 content, after = varint(data, value + 1, stop)
-                kind = INT if after == stop else ABSENT
+                kind = np.int64(INT if after == stop else ABSENT)
             if first == 0x10 and kind == INT:
-                content, kind = np.int64(content != 0), BOOL
+                content, kind = np.int64(content != 0), np.int64(BOOL)
         elif first == 0x21 and value_bytes == 9:
-            content, kind = load64(data, value + 1), DOUBLE
+            content, kind = load64(data, value + 1), np.int64(DOUBLE)
         if kind == ABSENT:
             stopped = verify(data, value, stop, messages[3], schema, stack)
             if stopped >= 0:
@@ -197,28 +202,32 @@ def read(data, at, end, of_resource, pool, places, slots, seed, uses, follows, c
             if a >= 0:
                 kind, content, size = listed(data, value, stop)
                 if kind == ABSENT:
-                    state = ODD
+                    state = np.int64(ODD)
                     continue
         if a < 0:
             continue
-        for u in range(uses.shape[1]):
-            target, rank = uses[a, u, 0], uses[a, u, 1]
+        for use in range(6 * a, 6 * a + 6, 3):
+            target, rank = get(uses, use), get(uses, use + 1)
             if target < 0:
                 break
-            if of_resource and not uses[a, u, 2]:
+            if get(uses, use + 2) == (OWN if of_resource else SHARED_ONLY):
                 continue
-            if cells[target, 0] == ABSENT:
-                touched[count] = target
+            cell = half + 4 * target
+            if get(cells, cell) == ABSENT:
+                put(touched, base + count, target)
                 count += 1
-            elif rank >= cells[target, 3]:
+            elif rank >= get(cells, cell + 3):
                 continue
-            cells[target, 0], cells[target, 1], cells[target, 2], cells[target, 3] = kind, content, size, rank
+            put(cells, cell, kind)
+            put(cells, cell + 1, content)
+            put(cells, cell + 2, size)
+            put(cells, cell + 3, rank)
     return state, count
 
 
 @njit(nogil=True, cache=True)
 def count(data, starts, ends, index):
-    """No fewer spans than `scan` will find."""
+    """No fewer spans than `scan` makes rows of: those that have room for an attribute that tells of an operation."""
     found = 0
     for k in range(len(index)):
         at, end = starts[index[k]], ends[index[k]]
@@ -236,7 +245,7 @@ def count(data, starts, ends, index):
                     thing, scope = block(data, scope, inner)
                     if thing < 0:
                         break
-                    found += tag3 == 0x12
+                    found += tag3 == 0x12 and scope - thing >= LEAST_BYTES
     return found
 
 
@@ -245,80 +254,85 @@ def scan(
     data, starts, ends, index, offsets, pool, places, slots, words, word_slots, seed, uses, column_of, holds, schema, messages,
     cells, touched, span, stack, follows, dictionary, tables, firsts, narrow, floats, contents, valid, fixed, rows, odd, stopped,
 ):  # fmt: skip
-    """Read all records into columns. `cells`: int64[2, targets, 4], of a span and of its resource; the rest is said in `otlp_columns`.
+    """Read all records into columns. `cells`: int64[2 * targets * 4], of a span and of its resource; the rest is said in `otlp_columns`.
 
     stopped[k] is the byte where record k was left to the walk, -1 where it was read; odd[j] says where the j-th odd span and its resource
     lie. Returns the number of odd spans.
     """
-    odd_count = 0
-    before, distinct = np.zeros(3, np.int64), np.zeros(len(dictionary), np.int64)
+    odd_count, half, base = 0, len(cells) >> 1, len(touched) >> 1
+    before, distinct, operation = np.zeros(3, np.int64), np.zeros(len(dictionary), np.int64), np.zeros(3, np.int64)
     for k in range(len(index)):
         at, end, stop = starts[index[k]], ends[index[k]], np.int64(FINE)
         before[0], before[1], before[2] = rows[0], rows[1], odd_count
-        distinct[:] = dictionary[:, 1]
+        for c in range(len(distinct)):
+            distinct[c] = dictionary[c, 1]
         while at < end and stop == FINE:
             group, after = block(data, at, end)
             if group < 0 or load8(data, at) != 0x0A:
                 stop = at
                 break
-            resource, resource_end, of_resource, scopes, inner = group, group, 0, False, group
+            resource, resource_end, of_resource, scopes, inner = group, group, np.int64(0), False, group
             while inner < after and stop == FINE:
                 tag, place = load8(data, inner), inner
                 first, inner = block(data, inner, after)
-                if first < 0:
-                    stop = place
-                elif tag == 0x0A and resource == resource_end and not scopes:
-                    resource, resource_end = place, inner
-                    stop, of_resource = read(
-                        data, first, inner, True, pool, places, slots, seed, uses, follows, cells[1], touched[1], span, schema, messages,
-                        stack,
-                    )  # fmt: skip
-                    if stop == ODD:
-                        stop = first
+                if first < 0 or tag not in (0x0A, 0x12, 0x1A):
+                    stop, first = place, inner
                 elif tag == 0x1A:
-                    if not is_utf8(data, first, inner - first):
-                        stop = first
-                elif tag != 0x12:
-                    stop = place
-                scopes |= tag == 0x12
-                while tag == 0x12 and first < inner and stop == FINE:
+                    stop = np.int64(FINE) if is_utf8(data, first, inner - first) else first
+                    first = inner
+                elif tag == 0x12:
+                    scopes = True
+                elif resource != resource_end or scopes:  # a second resource, or one after its spans
+                    stop, first = place, inner
+                else:
+                    resource, resource_end, first = place, inner, place  # the resource is read as the only thing in itself
+                while first < inner and stop == FINE:
                     kind, place = load8(data, first), first
                     thing, first = block(data, first, inner)
-                    if thing < 0 or kind not in (0x0A, 0x12, 0x1A):
+                    if thing < 0 or (kind != 0x12 and kind != 0x0A and kind != 0x1A):
                         stop = place
-                    elif kind == 0x12:
-                        stop, n = read(
-                        data, thing, first, False, pool, places, slots, seed, uses, follows, cells[0], touched[0], span, schema, messages,
-                        stack,
-                    )  # fmt: skip
-                        if stop == FINE:
-                            for j in range(of_resource):
-                                t = touched[1, j]
-                                if cells[0, t, 0] == ABSENT:
-                                    cells[0, t] = cells[1, t]
-                                    touched[0, n] = t
-                                    n += 1
-                            stream = settle(data, cells[0], pool, words, word_slots, seed)
-                            stop = np.int64(FINE if stream == NOBODY else ODD)
-                            if stream >= 0:
-                                stop = commit(
-                                    data, stream, rows[stream], n, cells[0], touched[0], span, pool, words, column_of, holds, seed,
-                                    dictionary, tables, firsts, narrow, floats, contents, valid, fixed,
-                                )  # fmt: skip
-                            if stream >= 0 and stop == FINE:
-                                fixed[stream, rows[stream], 0] = offsets[index[k]]
-                                rows[stream] += 1
-                        for j in range(n):
-                            cells[0, touched[0, j], 0] = ABSENT
-                        if stop == ODD:
-                            odd[odd_count, 0], odd[odd_count, 1], odd[odd_count, 2] = k, resource, resource_end
-                            odd[odd_count, 3], odd[odd_count, 4] = place, first
-                            odd_count += 1
-                            stop = np.int64(FINE)
-                    else:
+                        break
+                    if kind != 0x12 and tag == 0x12:
                         stop = verify(data, place, first, messages[4], schema, stack)
+                        continue
+                    stop, n = read(
+                        data, thing, first, np.int64(tag == 0x0A), pool, places, slots, seed, uses, follows, cells, touched, span, schema,
+                        messages, stack,
+                    )  # fmt: skip
+                    if tag == 0x0A:
+                        of_resource, stop = n, thing if stop == ODD else stop
+                        continue
+                    if stop == FINE:
+                        for j in range(of_resource):
+                            t = get(touched, base + j)
+                            if get(cells, 4 * t) == ABSENT:
+                                for i in range(4):
+                                    put(cells, 4 * t + i, get(cells, half + 4 * t + i))
+                                put(touched, n, t)
+                                n += 1
+                        stream = settle(data, cells, pool, words, word_slots, seed, operation)
+                        if stream >= 0:
+                            row = get(rows, stream)
+                            stop = np.int64(commit(
+                                data, stream, row, n, cells, touched, span, pool, words, column_of, holds, seed,
+                                dictionary, tables, firsts, narrow, floats, contents, valid, fixed,
+                            ))  # fmt: skip
+                            if stop == FINE:
+                                put(fixed, 8 * (stream * valid.shape[1] + row), get(offsets, index[k]))
+                                put(rows, stream, row + 1)
+                        elif stream == ODD:
+                            stop = stream
+                    for j in range(n):
+                        put(cells, 4 * get(touched, j), ABSENT)
+                    if stop == ODD and odd_count == len(odd):
+                        stop = place  # many that are too small to be anything: the walk sees the whole record
+                    elif stop == ODD:
+                        odd[odd_count, 0], odd[odd_count, 1], odd[odd_count, 2] = k, resource, resource_end
+                        odd[odd_count, 3], odd[odd_count, 4] = place, first
+                        odd_count += 1
+                        stop = np.int64(FINE)
             for j in range(of_resource):
-                cells[1, touched[1, j], 0] = ABSENT
+                put(cells, half + 4 * get(touched, base + j), ABSENT)
             at = after
         stopped[k] = stop
         if stop != FINE:  # forget what came before in this record

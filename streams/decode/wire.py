@@ -57,6 +57,33 @@ def mixed(context, a, b):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def get(context, array, index):  # type: ignore[no-untyped-def]
+    """An element of a C-contiguous array of integers by its flat index, as int64; a negative index does not count from the end."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        view = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
+        word = builder.load(builder.gep(view.data, [arguments[1]]))
+        if array.dtype.bitwidth == 64:
+            return word
+        return builder.sext(word, ir.IntType(64)) if array.dtype.signed else builder.zext(word, ir.IntType(64))
+
+    return types.int64(array, types.int64), generate
+
+
+@intrinsic
+def put(context, array, index, value):  # type: ignore[no-untyped-def]
+    """Set such an element; what is too large for it is cut off."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        view = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
+        word = arguments[2] if array.dtype.bitwidth == 64 else builder.trunc(arguments[2], ir.IntType(array.dtype.bitwidth))
+        builder.store(word, builder.gep(view.data, [arguments[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), generate
+
+
+@intrinsic
 def as_double(context, bits):  # type: ignore[no-untyped-def]
     """The float64 that 64 bits are."""
 
