@@ -72,6 +72,12 @@ KERNELS = [
         "OWN_MEAN=1 OWN_BETS=1 RUNS=16 BETS=8",
         EXACT,
     ),
+    Kernel(
+        "kernels.edetector.gpu:edetector_kernel",
+        "successes:*fp64 totals:*fp64 spend:*fp64 time_us:*fp64 order:*i64 starts:*i64 keys:*i32 up:*fp64 down:*fp64 weights:*fp64 state:*fp64 "
+        "caps:*fp64 out:*fp64 lane_out:*i32 runs:i32 tests:i32 lanes:i32 of_test:i32 n:i64 RUNS=4 LANES=64",
+        EXACT,
+    ),
     Kernel("kernels.cardinality.gpu:hll_kernel", "items:*i64 slots:*i32 places:*i64 ranks:*u8 n:i64 P=12 BLOCK=1024", EXACT),
     *(
         Kernel(

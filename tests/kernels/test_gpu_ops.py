@@ -1,11 +1,13 @@
-"""profile, evidence, cardinality and transitions in Triton against their CPU twins, which have oracles of their own."""
+"""profile, evidence, edetector, cardinality and transitions in Triton against their CPU twins, which have oracles of their own."""
 
 import numpy as np
 import pytest
 
 from kernels import cardinality, profile
+from kernels.edetector import PARTS, edetector
 from kernels.evidence import RULES, bets_for, evidence
 from kernels.transitions import transitions
+from tests.kernels.test_edetector import case
 from tests.kernels.test_profile import sample
 from tests.kernels.tolerances import assert_close
 
@@ -75,6 +77,22 @@ def test_evidence(on_gpu, kind):
     got = [evidence(on_gpu(values[part]), on_gpu(slots[part]), null_mean, bets, state, kind=kind)[1] for part in (slice(90), slice(90, n))]
     assert_close("evidence", numpy(state), expected_state)
     assert_close("evidence", np.concatenate([numpy(e) for e in got]), expected)
+
+
+@pytest.mark.parametrize("n", [0, 1, 90])
+def test_edetector(on_gpu, n):
+    given = case(n, n)
+    cut = n // 3
+    rows = ("successes", "totals", "spend", "time_us", "slots")
+    expected_state, expected = edetector(**given, state=np.zeros((5, PARTS, 6)))
+    state = on_gpu(np.zeros((5, PARTS, 6)))
+    parts = []
+    for part in (slice(cut), slice(cut, n)):
+        there = {k: on_gpu(np.ascontiguousarray(v[part])) if k in rows else v for k, v in given.items()}
+        parts.append(edetector(**there, state=state)[1])
+    assert_close("edetector", numpy(state), expected_state)
+    for i, column in enumerate(expected):
+        assert_close("edetector", np.concatenate([numpy(p[i]) for p in parts]), column)
 
 
 @pytest.mark.parametrize("n", [0, 1, 1500])

@@ -18,6 +18,7 @@ class Tolerance(NamedTuple):
 TOLERANCES = {
     "profile": Tolerance(0, 0),
     "evidence": Tolerance(1e-9, 1e-12),  # products of up to a few hundred factors, in float64
+    "edetector": Tolerance(1e-9, 1e-12),  # exponentials of sums of up to a few hundred terms, in float64
     "cardinality": Tolerance(0, 0),
     "cardinality.estimate": Tolerance(1e-9, 0),
     "mahalanobis": Tolerance(1e-6, 1e-8),  # an inverse of a matrix with ridge 1e-3, in float64
