@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+NO_CELLS = np.empty((0, 3), np.int64)
+
 
 @dataclass(frozen=True)
 class Sketch:
@@ -16,6 +18,7 @@ class Sketch:
     raw values and `value_panes` int64[N] their panes, which concatenate (a series whose reference is still being learned has nothing to
     bin by); `names`: what codes among the values stand for. `unseen`: categories that the reference does not have, and when they came last.
     `columns`: arrays [R, ...] with a row per key and pane, `column_panes` int64[R], which concatenate in no order.
+    `cells`: int64[C, 3] pane, column and count, which add: counts that are mostly 0.
     """
 
     detector: str
@@ -28,10 +31,11 @@ class Sketch:
     unseen: dict[str, int] = field(default_factory=dict)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     column_panes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    cells: np.ndarray = field(default_factory=lambda: NO_CELLS)
 
     def since(self, pane: int) -> Sketch:
         """Only the panes from that one on."""
-        if all(not len(panes) or panes.min() >= pane for panes in (self.panes[:1], self.value_panes, self.column_panes)):
+        if all(not len(panes) or panes.min() >= pane for panes in (self.panes[:1], self.value_panes, self.column_panes, self.cells[:, 0])):
             return self
         keep, keep_values, keep_rows = self.panes >= pane, self.value_panes >= pane, self.column_panes >= pane
         return Sketch(
@@ -45,6 +49,7 @@ class Sketch:
             self.unseen,
             {name: column[keep_rows] for name, column in self.columns.items()},
             self.column_panes[keep_rows],
+            self.cells[self.cells[:, 0] >= pane],
         )
 
 
@@ -63,6 +68,19 @@ def added(panes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return unique, out
 
 
+def added_cells(cells: np.ndarray) -> np.ndarray:
+    """Cells by pane and column, each once, with the sum of its counts.
+
+    >>> added_cells(np.array([[2, 0, 1], [1, 7, 1], [2, 0, 5]])).tolist()
+    [[1, 7, 1], [2, 0, 6]]
+    """
+    if not len(cells):
+        return cells
+    cells = cells[np.lexsort((cells[:, 1], cells[:, 0]))]
+    starts = np.flatnonzero(np.append(True, (np.diff(cells[:, :2], axis=0) != 0).any(axis=1)))
+    return np.column_stack([cells[starts, :2], np.add.reduceat(cells[:, 2], starts)])
+
+
 def merged(sketches: Sequence[Sketch]) -> list[Sketch]:
     """One sketch per detector and series, in their order. Values come sorted by pane and size: their order of arrival is gone."""
     groups: dict[tuple[str, str], list[Sketch]] = {}
@@ -70,7 +88,7 @@ def merged(sketches: Sequence[Sketch]) -> list[Sketch]:
         groups.setdefault((sketch.detector, sketch.series), []).append(sketch)
     out = []
     for (detector, series), members in sorted(groups.items()):
-        if len(members) == 1 and not len(members[0].values):
+        if len(members) == 1 and not len(members[0].values) and not len(members[0].cells):
             out.append(members[0])
             continue
         panes, counts = added(np.concatenate([m.panes for m in members]), np.concatenate([m.counts for m in members]))
@@ -81,8 +99,9 @@ def merged(sketches: Sequence[Sketch]) -> list[Sketch]:
         unseen: dict[str, int] = {}
         for word, last in (pair for m in members for pair in m.unseen.items()):
             unseen[word] = max(last, unseen.get(word, last))
+        cells = added_cells(np.concatenate([m.cells for m in members]))
         filled = [m for m in members if len(m.column_panes)]
         columns = {name: np.concatenate([m.columns[name] for m in filled]) for name in (filled[0].columns if filled else ())}
         rows = np.concatenate([m.column_panes for m in members])
-        out.append(Sketch(detector, series, panes, counts, values[order], value_panes[order], names, unseen, columns, rows))
+        out.append(Sketch(detector, series, panes, counts, values[order], value_panes[order], names, unseen, columns, rows, cells))
     return out

@@ -48,12 +48,14 @@ class Steps(NamedTuple):
 
 
 def edetector(
-    successes: Any, totals: Any, spend: Any, time_us: Any, slots: Any, null: Any, alternative: Any, weights: Any, state: Any
+    successes: Any, totals: Any, spend: Any, time_us: Any, slots: Any, null: Any, alternative: Any, power: Any, weights: Any, state: Any
 ) -> tuple[Any, Steps]:
     """Fold steps into their slots' processes, in order; return the state (updated in place) and what each step says.
 
     successes: float64[n, T] in [0, totals]; totals, spend, time_us (end of the step): float64[n]; slots: int32[n], -1 is left out.
-    null, alternative: float64[S, L] in (0, 1); weights: float64[S, L], not negative, at most 1 in sum, 0 for a lane that is not used.
+    null, alternative: float64[S, L] in (0, 1); power: float64[S, L] in (0, 1], the share of a row that a row is worth where rows come
+    in clusters: G is raised to it, which keeps E[G | past] <= 1; weights: float64[S, L], not negative, at most 1 in sum, 0 for a
+    lane that is not used.
 
     Raises ValueError for shapes and types that do not fit, a slot beyond the state, means or weights out of bounds. The result does not
     depend on the cut into batches.
@@ -61,14 +63,15 @@ def edetector(
     >>> state, lanes = np.zeros((1, PARTS, 1)), np.ones((1, 1))
     >>> n = np.full(30, 10.0)
     >>> k = np.where(np.arange(30) < 20, 1.0, 5.0)[:, None]
-    >>> _, steps = edetector(k, n, np.full(30, 1e-6), np.arange(30.0), np.zeros(30, np.int32), 0.1 * lanes, 0.4 * lanes, lanes, state)
+    >>> tables = 0.1 * lanes, 0.4 * lanes, lanes, lanes
+    >>> _, steps = edetector(k, n, np.full(30, 1e-6), np.arange(30.0), np.zeros(30, np.int32), *tables, state)
     >>> int(np.argmax(steps.e >= 1)), float(steps.since_us[22]), float(steps.successes[22] / steps.rows[22])
     (22, 19.0, 0.5)
     """
     if type(successes).__module__.partition(".")[0] == "torch":
         from kernels.edetector import gpu
 
-        return gpu.edetector(successes, totals, spend, time_us, slots, null, alternative, weights, state)
+        return gpu.edetector(successes, totals, spend, time_us, slots, null, alternative, power, weights, state)
     from kernels.edetector import cpu
 
     if successes.ndim != 2 or successes.dtype != np.float64:
@@ -81,13 +84,15 @@ def edetector(
         raise ValueError(f"state must be float64[S, {PARTS}, L], L a multiple of {tests}, not {state.dtype}{list(state.shape)}")
     if slots.dtype != np.int32 or slots.shape != (n,) or (n and int(slots.max()) >= len(state)):
         raise ValueError(f"slots must be int32[{n}] in a state of {len(state)} rows")
-    up, down = growths(null, alternative, weights, (len(state), state.shape[2]))
+    up, down = growths(null, alternative, power, weights, (len(state), state.shape[2]))
     return state, Steps(*cpu.edetector(successes, totals, spend, time_us, slots, up, down, np.ascontiguousarray(weights), state))
 
 
-def growths(null: np.ndarray, alternative: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def growths(
+    null: np.ndarray, alternative: np.ndarray, power: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """(log growth of a success, of a failure), float64[S, L] each; 0 for lanes without weight. Raises ValueError, as `edetector` says."""
-    for name, table in (("null", null), ("alternative", alternative), ("weights", weights)):
+    for name, table in (("null", null), ("alternative", alternative), ("power", power), ("weights", weights)):
         if table.dtype != np.float64 or table.shape != shape:
             raise ValueError(f"{name} must be float64{list(shape)}, not {table.dtype}{list(table.shape)}")
     if (weights < 0).any() or (weights.sum(axis=1) > 1 + 1e-9).any():
@@ -95,5 +100,7 @@ def growths(null: np.ndarray, alternative: np.ndarray, weights: np.ndarray, shap
     used = weights > 0
     if (used & ~((null > 0) & (null < 1) & (alternative > 0) & (alternative < 1))).any():
         raise ValueError("null and alternative must be between 0 and 1")
+    if (used & ~((power > 0) & (power <= 1))).any():
+        raise ValueError("power must be over 0 and at most 1")
     a, b = np.where(used, alternative, 0.5), np.where(used, null, 0.5)
-    return np.log(a) - np.log(b), np.log1p(-a) - np.log1p(-b)
+    return power * (np.log(a) - np.log(b)), power * (np.log1p(-a) - np.log1p(-b))

@@ -75,8 +75,8 @@ def edetector_kernel(
     tl.store(at + 4 * lanes, seen, mask=used)
 
 
-def edetector(successes, totals, spend, time_us, slots, null, alternative, weights, state):
-    """As `kernels.edetector.edetector`, for tensors; null, alternative and weights may be NumPy arrays."""
+def edetector(successes, totals, spend, time_us, slots, null, alternative, power, weights, state):
+    """As `kernels.edetector.edetector`, for tensors; null, alternative, power and weights may be NumPy arrays."""
     device = successes.device
     if successes.dtype != torch.float64 or successes.ndim != 2:
         raise ValueError(f"successes must be float64[n, T], not {successes.dtype}{list(successes.shape)}")
@@ -89,8 +89,9 @@ def edetector(successes, totals, spend, time_us, slots, null, alternative, weigh
     if slots.dtype != torch.int32 or slots.shape != (n,):
         raise ValueError(f"slots must be int32[{n}]")
     lanes = state.shape[2]
-    null, alternative, weights = (a.cpu().numpy() if isinstance(a, torch.Tensor) else a for a in (null, alternative, weights))
-    up, down = growths(null, alternative, weights, (len(state), lanes))
+    given = null, alternative, power, weights
+    null, alternative, power, weights = (a.cpu().numpy() if isinstance(a, torch.Tensor) else a for a in given)
+    up, down = growths(null, alternative, power, weights, (len(state), lanes))
     tables = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (up, down, weights)]
     out = torch.zeros((4, n), dtype=torch.float64, device=device)
     out[0] = torch.nan

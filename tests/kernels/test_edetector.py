@@ -24,6 +24,7 @@ def case(seed: int, n: int, slots: int = 5, tests: int = 2, lanes: int = 6):
         "slots": rng.integers(-1, slots, n).astype(np.int32),
         "null": null,
         "alternative": rng.uniform(0.02, 0.98, (slots, lanes)),
+        "power": rng.uniform(0.2, 1, (slots, lanes)),
         "weights": weights,
     }
 
@@ -58,7 +59,7 @@ def test_any_cut_gives_the_same(seed, cut):
 
 def lanes_for(null: float, slots: int):
     odds = null / (1 - null) * np.array([1.3, 2, 4, 10, 1 / 1.3, 0.5, 0.25, 0.1])
-    return np.full((slots, 8), null), np.tile(odds / (1 + odds), (slots, 1)), np.full((slots, 8), 1 / 8)
+    return np.full((slots, 8), null), np.tile(odds / (1 + odds), (slots, 1)), np.ones((slots, 8)), np.full((slots, 8), 1 / 8)
 
 
 @pytest.mark.parametrize("kind", ["independent", "runs", "values"])
@@ -66,7 +67,7 @@ def test_no_more_false_alarms_than_were_spent(kind):
     """Dependence that keeps each step's mean given the past: sizes of steps that follow the past, and values that are no counts."""
     rng = np.random.default_rng(5)
     slots, steps, null, spend = 800, 400, 0.2, 1 / 400
-    null_, alternative, weights = lanes_for(null, slots)
+    null_, alternative, power, weights = lanes_for(null, slots)
     state, alarms, total = np.zeros((slots, PARTS, 8)), 0, np.full(slots, 5.0)
     for t in range(steps):
         if kind == "values":
@@ -75,7 +76,7 @@ def test_no_more_false_alarms_than_were_spent(kind):
             x = rng.binomial(total.astype(int), null).astype(float)
         said = edetector(
             x[:, None], total.copy(), np.full(slots, spend), np.full(slots, float(t)), np.arange(slots, dtype=np.int32),
-            null_, alternative, weights, state,
+            null_, alternative, power, weights, state,
         )[1]  # fmt: skip
         alarms += int((said.e >= 1).sum())
         if kind == "runs":
@@ -88,10 +89,10 @@ def test_no_more_false_alarms_than_were_spent(kind):
 def test_the_start_of_a_change_and_the_rate_after_it():
     rng = np.random.default_rng(6)
     k = np.concatenate([rng.binomial(20, 0.1, 200), rng.binomial(20, 0.3, 40)]).astype(float)
-    null, alternative, weights = lanes_for(0.1, 1)
+    null, alternative, power, weights = lanes_for(0.1, 1)
     _, steps = edetector(
         k[:, None], np.full(240, 20.0), np.full(240, 1e-7), np.arange(240.0), np.zeros(240, np.int32),
-        null, alternative, weights, np.zeros((1, PARTS, 8)),
+        null, alternative, power, weights, np.zeros((1, PARTS, 8)),
     )  # fmt: skip
     at = int(np.flatnonzero(steps.e >= 1)[0])
     assert 200 <= at < 215
@@ -108,6 +109,7 @@ def test_the_start_of_a_change_and_the_rate_after_it():
         ({"state": np.zeros((1, 4, 2))}, "state must be"),
         ({"weights": np.full((1, 2), 0.7)}, "at most 1"),
         ({"null": np.array([[0.0, 0.5]])}, "between 0 and 1"),
+        ({"power": np.array([[0.0, 1.0]])}, "power must be"),
         ({"alternative": np.zeros((1, 3))}, "alternative must be"),
     ],
 )
@@ -119,6 +121,6 @@ def test_wrong_arguments_are_refused(change, message):
         "time_us": np.zeros(3),
         "slots": np.zeros(3, np.int32),
     }
-    tables = {"null": np.full((1, 2), 0.5), "alternative": np.full((1, 2), 0.6), "weights": np.full((1, 2), 0.5)}
+    tables = {"null": np.full((1, 2), 0.5), "alternative": np.full((1, 2), 0.6), "power": np.ones((1, 2)), "weights": np.full((1, 2), 0.5)}
     with pytest.raises(ValueError, match=message):
         edetector(**(rows | tables | {"state": np.zeros((1, PARTS, 2))} | change))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def edetector(successes, totals, spend, time_us, slots, null, alternative, weights):
+def edetector(successes, totals, spend, time_us, slots, null, alternative, power, weights):
     """(e, lane, since_us, successes, rows) of each step, from a fresh state; without caps."""
     n, tests = successes.shape
     lanes = null.shape[1]
@@ -24,7 +24,7 @@ def edetector(successes, totals, spend, time_us, slots, null, alternative, weigh
                 k = successes[mine[: t + 1], lane // (lanes // tests)]
                 fails = totals[mine[: t + 1]] - k
                 a, b = alternative[slot, lane], null[slot, lane]
-                log_g = k * np.log(a / b) + fails * np.log((1 - a) / (1 - b))
+                log_g = power[slot, lane] * (k * np.log(a / b) + fails * np.log((1 - a) / (1 - b)))
                 grown = np.cumsum(log_g[::-1])[::-1]
                 shares[lane] = weights[slot, lane] * np.sum(spend[mine[alarmed : t + 1]] * np.exp(grown[alarmed:]))
                 suffix = np.append(grown, 0.0)  # log growth of s..t, s = 0..t+1
