@@ -18,4 +18,10 @@ def test_edetector(measure, rng, slots):
     odds = 0.11 * np.tile([1.3, 2, 4, 10, 30, 100, 0.5, 0.2], LANES // 8)
     tables = null, np.tile(odds / (1 + odds), (slots, 1)), np.ones((slots, LANES)), np.full((slots, LANES), 1 / LANES)
     spend, time_us, state = np.full(n, 1e-7), np.arange(n, dtype=np.float64), np.zeros((slots, PARTS, LANES))
-    measure("edetector", f"{n:,} steps, {slots:,} slots", n, 40 * n, lambda: edetector(successes, totals, spend, time_us, of_step, *tables, state))
+    measure(
+        "edetector",
+        f"{n:,} steps, {slots:,} slots",
+        n,
+        40 * n,
+        lambda: edetector(successes, totals, spend, time_us, of_step, *tables, state),
+    )
