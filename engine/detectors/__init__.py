@@ -11,6 +11,7 @@ from engine.detectors.drift import Drift, DriftSettings
 from engine.detectors.extraction import Extraction, ExtractionSettings
 from engine.detectors.hardware import Hardware, HardwareSettings
 from engine.detectors.missing import Missing, MissingSettings
+from engine.detectors.performance import Performance, PerformanceSettings
 from engine.detectors.rates import Rates, RatesSettings
 from engine.detectors.rules import Rules, RulesSettings
 from engine.finding import Context, Detector, Settings
@@ -28,6 +29,7 @@ class Row:
 DETECTORS: dict[str, Row] = {
     "drift": Row("drift", DriftSettings, Drift),
     "rates": Row("rates", RatesSettings, Rates),
+    "performance": Row("performance", PerformanceSettings, Performance),
     "extraction": Row("extraction", ExtractionSettings, Extraction),
     "campaign": Row("campaign", CampaignSettings, Campaign),
     "hardware": Row("hardware", HardwareSettings, Hardware),
