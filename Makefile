@@ -2,10 +2,11 @@
 PYTHON ?= python3
 GPU ?= 1
 SECONDS ?= 60
+MINUTES ?= 10
 V := .venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow lint bench parity quality kafka format clean
+.PHONY: help demo test test-slow lint bench parity quality chaos kafka format clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -62,6 +63,10 @@ quality: $(V)/.test .venv-quality/.done
 ## make test-slow            the long suites
 test-slow: $(TEST_ENV) kafka
 	$(V)/bin/python -m pytest -m slow $(ARGS)
+
+## make chaos [MINUTES=10] [SEED=N]  faults of every kind against engine processes on a real Kafka; the alerts must be those of a quiet run
+chaos: $(V)/.test kafka
+	$(V)/bin/python -m tests.e2e.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 ## make kafka               bring Kafka's jars for the tests, where no Kafka is found and Maven is there
 kafka:

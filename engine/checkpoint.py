@@ -81,8 +81,11 @@ class Checkpoints:
             os.close(folder)
         return size
 
-    def load(self, name: str, limits: dict[str, int] | None = None) -> tuple[Snapshot | None, list[str]]:
-        """The newest usable snapshot (None: there never was one) and a line for each file that was damaged.
+    def load(self, name: str, limits: dict[str, int] | None = None, merged_to_us: int | None = None) -> tuple[Snapshot | None, list[str]]:
+        """The newest usable snapshot (None: there never was one) and a line for each file that was not used.
+
+        `merged_to_us`: where the population has merged this partition to, if it fell back to an older checkpoint; a newer snapshot of
+        the partition, which has handed over more than that, is then passed over for the one before it.
 
         Raises CheckpointError when files exist but none can be read: starting over would then lose alerts in silence.
         """
@@ -90,9 +93,13 @@ class Checkpoints:
         present = [p for p in (self.path(name), self.path(name).with_suffix(".previous")) if p.exists()]
         for path in present:
             try:
-                return read(path, limits), damaged
+                snapshot = read(path, limits)
             except (ValueError, OSError) as error:
                 damaged.append(f"{path}: {error}")
+                continue
+            if merged_to_us is None or snapshot.state.closed_us <= merged_to_us or path == present[-1]:
+                return snapshot, damaged
+            damaged.append(f"{path}: has handed over what the population's checkpoint does not have")
         if present:
             raise CheckpointError("no usable checkpoint: " + "; ".join(damaged))
         return None, damaged

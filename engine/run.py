@@ -54,7 +54,7 @@ class Engine:
     ):
         self.config, self.detectors, self.source, self.formats = config, detectors, source, formats
         self.outbox, self.metrics, self.checkpoints, self.remediation, self.score_log = outbox, metrics, checkpoints, remediation, score_log
-        self.cloud_source, self.workers = f"/telltale/{config.name}", dict[Partition, Worker]()
+        self.cloud_source, self.workers, self.fell_back = f"/telltale/{config.name}", dict[Partition, Worker](), False
         self.population = Population(
             detectors, config.hash, self._restored(POPULATION), config.pane_us, config.lateness_us, config.limits.idle_s
         )
@@ -112,8 +112,7 @@ class Engine:
 
     def judge_population(self, final: bool = False) -> None:
         """Judge what all partitions saw together, as far as the slowest of them has come."""
-        scores, alerts = self.population.advance(list(self.workers.values()), self.source.lag, final)
-        self.act(POPULATION, scores, alerts)
+        self.act(POPULATION, *self.population.advance(list(self.workers.values()), self.source.lag, final))
 
     def act(self, owner: str, scores: Sequence[Scores], alerts: Sequence[Alert], written_ms: int = -1) -> None:
         """Queue alert versions, and the triggers that policy makes of them, for delivery."""
@@ -190,9 +189,11 @@ class Engine:
     def _restored(self, name: str):
         if self.checkpoints is None:
             return None
-        snapshot, damaged = self.checkpoints.load(name, {"default": self.config.limits.keys})
+        merged_to_us = self.population.frontiers.get(name) if self.fell_back else None
+        snapshot, damaged = self.checkpoints.load(name, {"default": self.config.limits.keys}, merged_to_us)
         for line in damaged:
-            log.error("damaged checkpoint, using the one before it: %s", line)
+            log.error("using the checkpoint before this one: %s", line)
+            self.fell_back |= name == POPULATION
         if snapshot is not None:
             self.outbox.restore(name, snapshot.outbox)
         return snapshot

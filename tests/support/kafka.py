@@ -48,15 +48,26 @@ def unique_group() -> str:
 
 
 class Broker:
-    """One broker process of our own: `start`, `kill` (-9, a crash), `start` again with the same ports and data, `stop`."""
+    """One broker process of our own: `start`, `kill` (-9, a crash), `start` again with the same ports and data, `stop`.
 
-    def __init__(self, directory: Path, secure: bool = False, heap: str = "384m", settings: dict[str, str] | None = None):
+    `advertised`: ports of proxies; for each the broker has one more listener, on the port of the same place in `behind`, and clients
+    that come through it are told the proxy's port.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        secure: bool = False,
+        heap: str = "384m",
+        settings: dict[str, str] | None = None,
+        advertised: Sequence[int] = (),
+    ):
         home = find_home()
         if home is None:
             raise FileNotFoundError("no Kafka home")
         self.libs, self.directory, self.heap = home / "libs", directory, heap
         self.process: subprocess.Popen[bytes] | None = None
-        plain, self.control, tls = free_ports(3)
+        plain, self.control, tls, *self.behind = free_ports(3 + len(advertised))
         self.cluster = Cluster(f"127.0.0.1:{plain}")
         self.port = plain
         directory.mkdir(parents=True, exist_ok=True)
@@ -73,9 +84,14 @@ class Broker:
                 "sasl_plain_password": USERS["telltale"], "ssl_cafile": str(directory / "tls" / "ca.pem"),
             }  # fmt: skip
             self.cluster = Cluster(self.cluster.bootstrap, f"127.0.0.1:{tls}", options)
+        told = [x for x in listeners if not x.startswith("CONTROLLER")]
+        listeners += [f"PROXY{i}://127.0.0.1:{port}" for i, port in enumerate(self.behind)]
+        told += [f"PROXY{i}://127.0.0.1:{port}" for i, port in enumerate(advertised)]
+        protocols = "".join(f",PROXY{i}:PLAINTEXT" for i in range(len(advertised)))
         properties |= {
             "listeners": ",".join(listeners),
-            "advertised.listeners": ",".join(x for x in listeners if not x.startswith("CONTROLLER")),
+            "advertised.listeners": ",".join(told),
+            "listener.security.protocol.map": PROPERTIES["listener.security.protocol.map"] + protocols,
         }
         self.properties = directory / "server.properties"
         self.properties.write_text("".join(f"{k}={v}\n" for k, v in (properties | (settings or {})).items()))
