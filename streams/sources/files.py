@@ -54,7 +54,7 @@ class FileSource:
         """How the records are to be decoded."""
         return self._kind
 
-    def on_change(self, assigned: Change, revoked: Change) -> None:
+    def on_change(self, assigned: Change, revoked: Change, lost: Change | None = None) -> None:
         """Whom to tell of the one partition: assigned at the first poll, revoked on closing."""
         self._on_assigned, self._on_revoked = assigned, revoked
 
@@ -87,6 +87,10 @@ class FileSource:
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Files keep no offsets."""
+
+    def confirm(self) -> bool:
+        """Nobody else can own them."""
+        return True
 
     def close(self) -> None:
         """Give the partition back."""

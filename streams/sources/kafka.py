@@ -15,7 +15,8 @@ from kafka.future import Future
 
 from streams.records import Partition, RawBatch
 from streams.sources import kafka_raw
-from streams.sources.source import Change, SourceUnavailable
+from streams.sources.kafka_group import Membership, assignors
+from streams.sources.source import Change, Fenced, SourceUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class KafkaSource:
 
     def __init__(self, bootstrap: str, group: str, topics: Sequence[str], options: Mapping[str, Any] | None = None, raw: bool = True):
         settings = {**DEFAULTS, **(options or {}), "enable_auto_commit": False}
+        if "partition_assignment_strategy" in settings:
+            settings["partition_assignment_strategy"] = assignors(settings["partition_assignment_strategy"])
         try:
             self._consumer = KafkaConsumer(bootstrap_servers=bootstrap.split(","), group_id=group, **settings)
         except kafka_errors.KafkaConfigurationError as error:
@@ -54,25 +57,29 @@ class KafkaSource:
         except (kafka_errors.KafkaError, OSError) as error:
             raise SourceUnavailable(f"no Kafka broker answers at {bootstrap}: {error or type(error).__name__}") from error
         self.raw = raw and kafka_raw.install(self._consumer)
-        self._topics = list(topics)
+        self.membership = Membership(self._consumer)
+        self._topics, self._group, self._instance = list(topics), group, settings.get("group_instance_id")
         self._on_assigned: Change = lambda partitions: None
         self._on_revoked: Change = lambda partitions: None
+        self._on_lost: Change = lambda partitions: None
         self._paused = False
         self._closing = False
         self._fault: BaseException | None = None
         self._trouble = ""
 
-    def on_change(self, assigned: Change, revoked: Change) -> None:
+    def on_change(self, assigned: Change, revoked: Change, lost: Change | None = None) -> None:
         """Join the group. Changes are told while `poll` waits for the rebalance, from another thread, so heartbeats go on meanwhile;
         what a callback raises, `poll` raises."""
-        self._on_assigned, self._on_revoked = assigned, revoked
+        self._on_assigned, self._on_revoked, self._on_lost = assigned, revoked, lost or revoked
         self._consumer.subscribe(topics=self._topics, listener=Listener(self))
 
     def poll(self, timeout_s: float, max_bytes: int) -> list[RawBatch]:
         """Records that have come, at most about `fetch_max_bytes` in all; RawBatches of at most about `max_bytes` each."""
         limit = BATCHES_A_POLL if self.raw else RECORDS_A_POLL
         try:
-            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=limit)
+            polled = self._polled(int(timeout_s * 1000), limit)
+        except kafka_errors.FencedInstanceIdError as error:
+            raise Fenced(f"another process is member {self._instance!r} of group {self._group} now") from error
         except kafka_errors.KafkaError as error:
             if self._fault is not None:
                 raise self._fault from error
@@ -93,6 +100,21 @@ class KafkaSource:
         if batches:
             self._trouble = ""
         return batches
+
+    def _polled(self, timeout_ms: int, limit: int) -> dict[TopicPartition, list[Any]]:
+        """The client's records; while a cooperative group rebalances, those of the partitions that stay."""
+        if self.membership.fenced:
+            raise kafka_errors.FencedInstanceIdError(self._instance)
+        if not (self.membership.cooperative and self.membership.joining):
+            return self._consumer.poll(timeout_ms=timeout_ms, max_records=limit)
+        return self._consumer.poll(timeout_ms=0, max_records=limit) or self.membership.records_meanwhile(limit, min(timeout_ms, 50))
+
+    def confirm(self) -> bool:
+        """Whether the broker says, now, that we are a member of the group's present generation. Raises OSError when it does not say."""
+        try:
+            return self.membership.confirm()
+        except kafka_errors.KafkaError as error:
+            raise ConnectionError(f"the broker does not say whether we are a member: {error or type(error).__name__}") from error
 
     def pause(self) -> None:
         """Fetch nothing more until `resume`."""
@@ -146,19 +168,17 @@ class KafkaSource:
         self._closing = True
         places = self._consumer.assignment()
         if places:
-            self._on_revoked([Partition(p.topic, p.partition) for p in sorted(places)])
+            tell = self._on_lost if self.membership.lapsed else self._on_revoked
+            tell([Partition(p.topic, p.partition) for p in sorted(places)])
         self._consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
 
     def _told(self, change: str, places: Sequence[TopicPartition]) -> None:
         """Tell of partitions that came or went; remember what the callback raised."""
         partitions = [Partition(p.topic, p.partition) for p in sorted(places)]
         try:
-            if change == "assigned":
-                self._on_assigned(partitions)
-                if self._paused:
-                    self._consumer.pause(*places)
-            else:
-                self._on_revoked(partitions)
+            {"assigned": self._on_assigned, "revoked": self._on_revoked, "lost": self._on_lost}[change](partitions)
+            if change == "assigned" and self._paused:
+                self._consumer.pause(*places)
         except BaseException as fault:
             self._fault = fault
             raise
@@ -184,6 +204,9 @@ class Listener(AsyncConsumerRebalanceListener):
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         await self._tell("revoked", revoked)
+
+    async def on_partitions_lost(self, lost: Sequence[TopicPartition]) -> None:
+        await self._tell("lost", lost)
 
     async def _tell(self, change: str, places: Sequence[TopicPartition]) -> None:
         if not places or self._source._closing:

@@ -58,7 +58,7 @@ class SimulatedSource:
             self._changed.notify_all()
         return True
 
-    def on_change(self, assigned: Change, revoked: Change) -> None:
+    def on_change(self, assigned: Change, revoked: Change, lost: Change | None = None) -> None:
         """Whom to tell of partitions: all are assigned at the first poll, and revoked on closing."""
         self._on_assigned, self._on_revoked = assigned, revoked
 
@@ -116,6 +116,10 @@ class SimulatedSource:
                 done = min(offset, log.position) - log.base
                 del log.values[:done], log.timestamps_ms[:done]
                 log.base += max(0, done)
+
+    def confirm(self) -> bool:
+        """Nobody else can own them."""
+        return True
 
     def close(self) -> None:
         """Wake everybody who waits; nothing more is taken in or given."""

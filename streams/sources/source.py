@@ -14,11 +14,16 @@ class SourceUnavailable(ConnectionError):
     """The source can't be reached at the start; the message says what was tried."""
 
 
+class Fenced(Exception):
+    """Another process owns now what this one owned (it was stopped or cut off meanwhile). It must end, and write nothing more."""
+
+
 class Source(Protocol):
     """Somewhere records come from. All verbs are called from one thread, and callbacks are called in that thread, inside `poll`."""
 
-    def on_change(self, assigned: Change, revoked: Change) -> None:
-        """Whom to tell of partitions that are ours now, before any of their records, and of those that go elsewhere."""
+    def on_change(self, assigned: Change, revoked: Change, lost: Change | None = None) -> None:
+        """Whom to tell of partitions that are ours now, before any of their records; of those that we give up; and of those that were
+        taken from us while we were held for dead, which another may own already (`revoked`, when there is no `lost`)."""
 
     def poll(self, timeout_s: float, max_bytes: int) -> list[RawBatch]:
         """Records that have come, in offset order within a partition; waits up to `timeout_s` when there are none."""
@@ -42,3 +47,7 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give up all partitions and leave."""
+
+    def confirm(self) -> bool:
+        """Whether we own, now, what was assigned to us. Raises OSError when that can't be told."""
+        ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -42,6 +43,23 @@ def watched(source: KafkaSource) -> tuple[list[Partition], list[Partition]]:
     revoked: list[Partition] = []
     source.on_change(assigned.extend, revoked.extend)
     return assigned, revoked
+
+
+def owned(source: KafkaSource) -> set[Partition]:
+    """The partitions that a source has, kept up while it is polled."""
+    have: set[Partition] = set()
+    source.on_change(have.update, have.difference_update)
+    return have
+
+
+def turns(sources: list[KafkaSource], reached: Callable[[], bool], busy_s: float, within_s: float = 60.0) -> None:
+    """Let members poll in turn, each busy for a while after its poll, until something is reached."""
+    deadline = time.monotonic() + within_s
+    while not reached():
+        assert time.monotonic() < deadline
+        for source in sources:
+            source.poll(0.1, 1 << 20)
+            time.sleep(busy_s)
 
 
 @pytest.mark.kafka
@@ -109,22 +127,44 @@ def test_aborted_transactions_and_markers_are_left_out(kafka: Cluster, raw: bool
 
 
 @pytest.mark.kafka
-def test_two_members_share_a_topic_and_one_takes_over(kafka: Cluster) -> None:
+@pytest.mark.parametrize("busy_s", [0.0, 0.3], ids=["idle", "busy"])
+@pytest.mark.parametrize("strategy", ["range", "cooperative-sticky"])
+def test_two_members_share_a_topic_and_one_takes_over(kafka: Cluster, strategy: str, busy_s: float) -> None:
+    """Also when each does something else for longer than a join takes between its polls."""
     topic, group = kafka.topic(2), unique_group()
-    first, second = (KafkaSource(kafka.bootstrap, group, [topic], {"heartbeat_interval_ms": 300}) for _ in range(2))
+    options = {"heartbeat_interval_ms": 300, "partition_assignment_strategy": strategy}
+    first, second = (KafkaSource(kafka.bootstrap, group, [topic], options) for _ in range(2))
+    everything = {Partition(topic, 0), Partition(topic, 1)}
     with closing(first):
+        of_first = owned(first)
         with closing(second):
-            got, lost = watched(first)
-            taken, _ = watched(second)
-            deadline = time.monotonic() + 120
-            while not taken and time.monotonic() < deadline:
-                first.poll(0.1, 1 << 20)
-                second.poll(0.1, 1 << 20)
-            assert taken and set(taken) <= set(lost) | ({Partition(topic, 0), Partition(topic, 1)} - set(got))
-        got.clear()
-        while len(set(got)) < 2 and time.monotonic() < deadline:
-            first.poll(0.1, 1 << 20)
-        assert set(got) == {Partition(topic, 0), Partition(topic, 1)}
+            of_second = owned(second)
+            turns([first, second], lambda: len(of_first) == len(of_second) == 1, busy_s)
+            assert of_first | of_second == everything
+        turns([first], lambda: of_first == everything, busy_s)
+
+
+@pytest.mark.kafka
+def test_partitions_that_stay_give_records_while_a_cooperative_group_rebalances(kafka: Cluster) -> None:
+    topic, group = kafka.topic(2), unique_group()
+    options = {"heartbeat_interval_ms": 300, "partition_assignment_strategy": "cooperative-sticky"}
+    first, second = (KafkaSource(kafka.bootstrap, group, [topic], options) for _ in range(2))
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
+    with closing(first), closing(second), closing(producer):
+        assigned, revoked = watched(first)
+        turns([first], lambda: len(assigned) == 2, 0.0)
+        watched(second)
+        second.poll(0.3, 1 << 20)  # asks to join; the group now waits for it to come back to its poll, and for the first to join again
+        came, deadline = 0, time.monotonic() + 60
+        while not revoked:
+            for number in range(2):
+                producer.send(topic, b"x", partition=number)
+            producer.flush()
+            assert time.monotonic() < deadline
+            came += len(records(first.poll(0.1, 1 << 20)))
+            second.poll(0.0, 1 << 20)
+        assert came and len(revoked) == 1 and len(assigned) == 2
+        assert first.confirm() and second.confirm()
 
 
 @pytest.mark.kafka
@@ -184,5 +224,7 @@ def test_no_broker_at_the_start_is_said_clearly() -> None:
 def test_an_option_that_does_not_exist_is_named() -> None:
     with pytest.raises(ValueError, match="fetch_max_bites"):
         KafkaSource("127.0.0.1:1", "g", ["t"], {"fetch_max_bites": 1})
+    with pytest.raises(ValueError, match="'sticki'; there are cooperative-sticky, range"):
+        KafkaSource("127.0.0.1:1", "g", ["t"], {"partition_assignment_strategy": "sticki"})
     with pytest.raises(ValueError, match="ackz"):
         KafkaSink("127.0.0.1:1", {}, {"ackz": 1})
