@@ -34,6 +34,19 @@ def join_lines(data, starts, ends, index, out, lines):
     return at, braces
 
 
+@njit(nogil=True, cache=True)
+def may_hold(data):
+    """Whether a quote and `res`, `spe` or `cap` stand anywhere, as in all keys of special kinds: a quick look before the exact one."""
+    found = False
+    for i in range(len(data) - 4):
+        a, b, c = data[i + 1], data[i + 2], data[i + 3]
+        resource = (a == 0x72) & (b == 0x65) & (c == 0x73)
+        specversion = (a == 0x73) & (b == 0x70) & (c == 0x65)
+        capture = (a == 0x63) & (b == 0x61) & (c == 0x70)
+        found |= (data[i] == 0x22) & (resource | specversion | capture)
+    return found
+
+
 def joined(data: bytes | memoryview, starts: np.ndarray, ends: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """(uint8 buffer of lines, record position of each line); the second is None unless every line is one that begins with `{` and
     ends with `}`, so that no JSON object can span two lines.

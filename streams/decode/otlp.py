@@ -9,8 +9,9 @@ import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from streams.decode.format import Format, reject
-from streams.decode.otlp_columns import Spans
+from streams.decode.otlp_columns import Spans, parts
 from streams.decode.otlp_walk import REQUESTS, walk
+from streams.decode.room import MOST_ROWS
 from streams.decode.tables import Gathered
 from streams.records import Decoded, RawBatch, Rows
 
@@ -29,13 +30,18 @@ def decode(raw: RawBatch, index: np.ndarray, fmt: Format, stream: str | None) ->
 
 def traces(raw: RawBatch, index: np.ndarray, fmt: Format) -> Decoded:
     """Records that are requests of traces."""
-    if not len(index):
-        return Decoded()
-    spans = Spans(raw, index, fmt.principal)
-    left = spans.stopped >= 0
-    places = (spans.stopped - raw.starts[index])[left].tolist()
-    rest = walked(raw, dict.fromkeys(index[left].tolist(), "traces"), fmt, dict(zip(index[left].tolist(), places, strict=True)))
-    return Decoded(spans.tables() + odd_spans(raw, index, spans.odd, fmt) + rest.rows, rest.rejects)
+    out = Decoded()
+    for part, most in parts(raw, index) if len(index) else ():
+        left = np.zeros(len(part), np.int64)
+        if most <= MOST_ROWS:
+            spans = Spans(raw, part, fmt.principal, most)
+            out.rows += spans.tables() + odd_spans(raw, part, spans.odd, fmt)
+            left = spans.stopped
+        places = dict(zip(part.tolist(), (left - raw.starts[part]).tolist(), strict=True))
+        rest = walked(raw, dict.fromkeys(part[left >= 0].tolist(), "traces"), fmt, places)
+        out.rows += rest.rows
+        out.rejects += rest.rejects
+    return out
 
 
 def odd_spans(raw: RawBatch, index: np.ndarray, odd: np.ndarray, fmt: Format) -> list[Rows]:

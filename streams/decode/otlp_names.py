@@ -97,9 +97,9 @@ def attribute_uses(targets: Sequence[str], principal: Sequence[str]) -> dict[str
     """(target, rank, where it counts) of each attribute's name."""
     uses: dict[str, list[tuple[int, int, int]]] = {}
     for t, target in enumerate(targets):
-        ranked = {"service": [("service.name", SHARED_ONLY)], "given": [(name, True) for name in principal]}.get(
-            target, RANKED.get(target, [])
-        )
+        ranked: Sequence[tuple[str, int]] = RANKED.get(target, ())
+        if target in ("service", "given"):
+            ranked = [("service.name", SHARED_ONLY)] if target == "service" else [(name, SHARED) for name in principal]
         for rank, (name, shared) in enumerate(ranked):
             if not any(use[0] == t for use in uses.setdefault(name, [])):
                 uses[name].append((t, rank, int(shared)))

@@ -226,11 +226,10 @@ def read(data, at, end, of_resource, pool, places, slots, seed, uses, follows, c
 
 
 @njit(nogil=True, cache=True)
-def count(data, starts, ends, index):
-    """No fewer spans than `scan` makes rows of: those that have room for an attribute that tells of an operation."""
-    found = 0
+def count(data, starts, ends, index, counts):
+    """Fill counts[k] with no fewer spans than `scan` makes rows of: those with room for an attribute that tells of an operation."""
     for k in range(len(index)):
-        at, end = starts[index[k]], ends[index[k]]
+        at, end, found = starts[index[k]], ends[index[k]], 0
         while at < end:
             inner, at = block(data, at, end)
             if inner < 0:
@@ -246,7 +245,7 @@ def count(data, starts, ends, index):
                     if thing < 0:
                         break
                     found += tag3 == 0x12 and scope - thing >= LEAST_BYTES
-    return found
+        counts[k] = found
 
 
 @njit(nogil=True, cache=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streams.decode.format import Format
+from streams.decode.lines import may_hold
 from streams.records import Headers, RawBatch
 
 CONTENT_TYPES: Mapping[bytes, str] = {
@@ -52,9 +53,11 @@ def encodings_of(raw: RawBatch, index: np.ndarray, fmt: Format) -> dict[tuple[st
 
 def uniform_json(raw: RawBatch, index: np.ndarray) -> str | None:
     """`json` when all records begin like a JSON object and none can be one of the special kinds; None: look at each."""
-    first = np.frombuffer(raw.data, np.uint8)[raw.starts[index]]
-    if not (first == ord("{")).all():
+    data = np.frombuffer(raw.data, np.uint8)
+    if not (data[raw.starts[index]] == ord("{")).all():
         return None
+    if not may_hold(data):
+        return "json"
     whole = bytes(raw.data) if isinstance(raw.data, memoryview) else raw.data
     return None if any(key in whole for key, _ in JSON_KINDS) else "json"
 

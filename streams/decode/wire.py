@@ -93,11 +93,29 @@ def as_double(context, bits):  # type: ignore[no-untyped-def]
     return types.float64(types.int64), generate
 
 
+@intrinsic
+def lowest(context, bits):  # type: ignore[no-untyped-def]
+    """The number of the lowest bit that is set; 64 where none is."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), generate
+
+
 @njit(nogil=True, cache=True, forceinline=True)
 def tail(data, at, size):
-    """The last eight bytes of a text that ends at `at + size`, or the `size` that there are; eight bytes before `at` may be read."""
-    word = load64(data, at + size - 8)
-    return word if size >= 8 else np.int64(0) if size == 0 else word >> (64 - 8 * size)
+    """The last eight bytes of a text that ends at `at + size`, or the `size` that there are. It may read before `at`, not before 0."""
+    if size >= 8:
+        return load64(data, at + size - 8)
+    if size == 0:
+        return np.int64(0)
+    if 0 <= at + size < 8:
+        word = np.int64(0)
+        for i in range(size):
+            word |= load8(data, at + i) << (64 - 8 * size + 8 * i)
+        return word >> (64 - 8 * size)
+    return load64(data, at + size - 8) >> (64 - 8 * size)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -120,7 +138,7 @@ def hashed(data, at, size, seed):
 
 @njit(nogil=True, cache=True, forceinline=True)
 def is_ascii(data, at, size):
-    """Whether a text has no byte above 127; eight bytes before `at` may be read."""
+    """Whether a text has no byte above 127."""
     high = tail(data, at, size)
     for i in range(0, size - 8, 8):
         high |= load64(data, at + i)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.decode import Format, decode, json_rows
 from streams.decode import json as fast
-from streams.records import Decoded, Partition, RawBatch
+from streams.decode.room import MOST_ROWS
+from streams.records import Decoded, Partition, RawBatch, Rows
 
 GOOD = {"time": 1_700_000_000_000_000, "principal": "p", "model": "m", "input_tokens": 3, "temperature": 0.5, "stream": True}
 
@@ -26,7 +29,9 @@ def rows(decoded: Decoded) -> list[tuple[int, dict]]:
     """(offset, row without nulls) in order."""
     found = []
     for part in decoded.rows:
-        dicts = [{k: v for k, v in row.items() if v is not None} for row in part.table.to_pylist()]
+        schema = pa.schema([f.with_type(pa.int64()) if pa.types.is_timestamp(f.type) else f for f in part.table.schema])
+        table = part.table.cast(schema)  # a time that Python's datetime can't hold is one nevertheless
+        dicts = [{k: v for k, v in row.items() if v is not None} for row in table.to_pylist()]
         found += list(zip(part.offsets.tolist(), dicts, strict=True))
     return found
 
@@ -44,7 +49,7 @@ RECORDS = st.lists(st.lists(LINES, min_size=1, max_size=3).map(b"\n".join), min_
 
 @settings(max_examples=300, deadline=None)
 @given(RECORDS)
-def test_what_the_fast_way_accepts_the_slow_way_gives_alike(records: list[bytes]) -> None:
+def test_what_the_reader_accepts_the_slow_way_gives_alike(records: list[bytes]) -> None:
     raw = raw_of(*records)
     index = np.flatnonzero(raw.ends > raw.starts)
     text, owner = fast.joined(raw.data, raw.starts, raw.ends, index)
@@ -56,9 +61,79 @@ def test_what_the_fast_way_accepts_the_slow_way_gives_alike(records: list[bytes]
         return
     slow = json_rows.decode(raw, index, "inference")
     assert not slow.rejects
-    assert rows(slow) == [
-        (int(raw.offsets[o]), {k: v for k, v in row.items() if v is not None}) for o, row in zip(owner, table.to_pylist(), strict=True)
-    ]
+    assert rows(slow) == rows(Decoded([Rows("inference", table, raw.offsets[owner])], []))
+
+
+TIMES = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)).flatmap(
+    lambda t: st.sampled_from(
+        [t.isoformat(), t.isoformat() + "Z", t.isoformat() + "+05:30", t.isoformat(timespec="milliseconds") + "-08:00", t.isoformat(" ")]
+    )
+)
+WRITTEN = st.one_of(
+    st.integers(-(2**70), 2**70).map(str), st.floats(allow_nan=False, allow_infinity=False).map(repr), st.floats(width=32).map(repr),
+    st.decimals(-1000, 1000, allow_nan=False, places=20).map(str), st.decimals(-10, 10, allow_nan=False, places=17).map(str),
+    st.text(st.characters(codec="utf-8"), max_size=20).map(json.dumps), st.text(max_size=20).map(lambda t: json.dumps(t, ensure_ascii=False)),
+    TIMES.map(json.dumps), st.sampled_from(["null", "true", "false", "-0", "-0.0", "0.10", "01", "1.", "1e5", "+1", "-", "nul", "[1]", "{}", '"\x01"']),
+)  # fmt: skip
+SPACE = st.sampled_from(["", "", "", " ", "\t ", "\r"])
+
+
+@st.composite
+def written_lines(draw: st.DrawFn) -> bytes:
+    """A line of JSON, nearly, as any writer may have written it."""
+    keys = st.sampled_from(
+        ["time", "principal", "model", "input_tokens", "temperature", "stream", "prompt", "feature.age", "unknown", "resource"]
+    )
+    pairs = [json.dumps(k) + draw(SPACE) + ":" + draw(SPACE) + draw(WRITTEN) for k in draw(st.lists(keys, max_size=5))]
+    line = "{" + draw(SPACE) + ("," + draw(SPACE)).join(pairs) + draw(SPACE) + "}" + draw(SPACE)
+    changed = bytearray(line.encode("utf-8", "surrogatepass"))
+    if draw(st.integers(0, 4)) == 0:
+        changed[draw(st.integers(0, len(changed) - 1))] = draw(st.integers(0, 255))
+    return bytes(changed).replace(b"\n", b" ")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.lists(written_lines(), min_size=1, max_size=3), min_size=1, max_size=4))
+def test_what_the_scan_takes_the_slow_way_gives_alike(records: list[list[bytes]]) -> None:
+    raw = raw_of(*(b"\n".join(lines) for lines in records))
+    index = np.flatnonzero(raw.ends > raw.starts)
+    taken, odd = fast.scanned(raw, index, "inference", (("feature.age", False),), 100)
+    left = {(int(record), int(start)) for record, start, _ in odd}
+    whole = {int(record) for record, start, stop in odd if start == raw.starts[record] and stop == raw.ends[record]}
+    expected = []
+    for k in index.tolist():
+        at = int(raw.starts[k])
+        for line in raw.value(k).split(b"\n"):
+            if line.strip() and k not in whole and (k, at + len(line) - len(line.lstrip())) not in left:
+                slow = json_rows.decode(raw_of(line), np.arange(1), "inference")
+                assert not slow.rejects, line
+                expected += [(k + 100, row) for _, row in rows(slow)]
+            at += len(line) + 1
+    found = [(int(np.searchsorted(raw.starts, place, "right")) + 99, row) for place, row in rows(Decoded(taken, []))]
+    assert found == [e for e in expected if e[0] - 100 not in whole]
+
+
+def test_usual_lines_are_left_to_nobody() -> None:
+    lines = [
+        orjson.dumps(GOOD | {"time": "2026-01-02T03:04:05.25Z", "prompt": "h\u00e9", "temperature": 0.1234567890123456, "x": None})
+    ] * 3
+    taken, odd = fast.scanned(raw_of(*lines, b"\n".join(lines)), np.arange(4), "inference", (), 10)
+    assert [len(part.offsets) for part in taken] == [6] and not len(odd)
+
+
+def test_a_line_that_is_taken_back_leaves_no_text_behind() -> None:
+    lines = [orjson.dumps(GOOD | {"principal": f"p{i}"}) for i in range(3)]
+    lines[1] = lines[1][:-1] + b',"input_tokens":"x"}'
+    (part,) = fast.scanned(raw_of(*lines), np.arange(3), "inference", (), 10)[0]
+    assert part.table.column("principal").dictionary.to_pylist() == ["p0", "p2"]
+
+
+def test_more_rows_than_one_scan_takes_are_all_read() -> None:
+    line = orjson.dumps(GOOD)
+    counts = [1, MOST_ROWS - 5, 10, MOST_ROWS + 3, 2]
+    decoded = decode(raw_of(*(b"\n".join([line] * n) for n in counts)), Format("inference"))
+    assert not decoded.rejects
+    assert np.bincount(np.concatenate([part.offsets for part in decoded.rows]) - 100).tolist() == counts
 
 
 @settings(max_examples=100, deadline=None)
