@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.detectors.campaign import Campaign, CampaignSettings
 from engine.detectors.drift import Drift, DriftSettings
+from engine.detectors.drift_embeddings import DriftEmbeddings, DriftEmbeddingsSettings
 from engine.detectors.extraction import Extraction, ExtractionSettings
 from engine.detectors.hardware import Hardware, HardwareSettings
 from engine.detectors.missing import Missing, MissingSettings
@@ -28,6 +29,7 @@ class Row:
 
 DETECTORS: dict[str, Row] = {
     "drift": Row("drift", DriftSettings, Drift),
+    "drift_embeddings": Row("drift_embeddings", DriftEmbeddingsSettings, DriftEmbeddings),
     "rates": Row("rates", RatesSettings, Rates),
     "performance": Row("performance", PerformanceSettings, Performance),
     "extraction": Row("extraction", ExtractionSettings, Extraction),

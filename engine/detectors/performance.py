@@ -135,9 +135,10 @@ class Performance:
             known, starts = self.known[sketch.series], np.flatnonzero(np.diff(rows[:, 0], prepend=-1.0))
             for part in np.split(rows, starts[PANES_AT_ONCE::PANES_AT_ONCE]) if len(rows) else ():
                 panes, outcomes, predicted, confusion = reference.cells(known, part)
-                by_stratum = known.by_stratum(outcomes).reshape(len(panes), -1)
-                realised = np.column_stack([by_stratum, confusion.reshape(len(panes), -1)])
-                self._close(state, f"{sketch.series}/realised", panes, realised, by_stratum.sum(axis=1))
+                if outcomes.any():
+                    by_stratum = known.by_stratum(outcomes).reshape(len(panes), -1)
+                    realised = np.column_stack([by_stratum, confusion.reshape(len(panes), -1)])
+                    self._close(state, f"{sketch.series}/realised", panes, realised, by_stratum.sum(axis=1))
                 estimated = predicted.reshape(len(panes), -1)
                 self._close(state, f"{sketch.series}/estimated", panes, estimated, estimated.sum(axis=1))
 
@@ -237,19 +238,17 @@ class Performance:
     def _estimated(self, known: Known, ring: np.ndarray, alpha: float) -> Verdict:
         before, variance = reference.estimate(known, known.predicted)
         m = max(1, known.predicted.sum())
-        best: Verdict | None = None
-        for blocks in WINDOWS[: 1 + int(np.log2(len(ring)))].tolist():
-            cells = ring[-blocks:, 3:].sum(axis=0)
-            n = cells.sum()
-            now, spread = reference.estimate(known, cells.reshape(-1, CONFIDENCES))
-            sd = np.sqrt(variance * (1 / n + 1 / m) * (1 + known.tau_estimate * n * m / (n + m)) + 1e-12)
-            score = float(-special.log_ndtr((now - before) / sd) / np.log(10))
-            surely = before - now - np.sqrt(spread / n + variance / m)
-            alarm = score > -np.log10(alpha) and surely * n >= self.settings.floor * max(n, FLOOR_ROWS)
-            said = Verdict(score, bool(alarm), blocks, float(before - now), {"z": float((now - before) / sd)})
-            best = said if best is None or (said.alarm, said.score) > (best.alarm, best.score) else best
-        assert best is not None
-        return best
+        blocks = WINDOWS[: 1 + int(np.log2(len(ring)))]
+        cells = np.cumsum(ring[::-1, 3:], axis=0)[blocks - 1].reshape(len(blocks), -1, CONFIDENCES)
+        n = cells.sum(axis=(1, 2))
+        now, spread = reference.estimates(known, cells)
+        sd = np.sqrt(variance * (1 / n + 1 / m) * (1 + known.tau_estimate * n * m / (n + m)) + 1e-12)
+        score = -special.log_ndtr((now - before) / sd) / np.log(10)
+        surely = before - now - np.sqrt(spread / n + variance / m)
+        alarm = (score > -np.log10(alpha)) & (surely * n >= self.settings.floor * np.maximum(n, FLOOR_ROWS))
+        at = int(np.lexsort((score, alarm))[-1])
+        drop = float(before - now[at])
+        return Verdict(float(score[at]), bool(alarm[at]), int(blocks[at]), drop, {"z": -drop / float(sd[at])})
 
     def _told(self, state: State, series: str, known: Known, ring: np.ndarray, verdict: Verdict, alpha: float) -> list[Finding]:
         """The findings of a block: deviation from the reference, and a further change from the regime after it."""

@@ -71,8 +71,9 @@ class Known:
         """int64[..., S, 2]: outcomes [..., K + 1, 65, 2] added up by stratum."""
         out = np.zeros((*outcomes.shape[:-3], (len(self.classes) + 1) * (STRATA + 1), 2), np.int64)
         flat = outcomes.reshape(*outcomes.shape[:-3], -1, 2)
-        for cell, stratum in enumerate(self.strata.reshape(-1).tolist()):
-            out[..., stratum, :] += flat[..., cell, :]
+        order = np.argsort(self.strata.reshape(-1), kind="stable")
+        strata, starts = np.unique(self.strata.reshape(-1)[order], return_index=True)
+        out[..., strata, :] = np.add.reduceat(flat[..., order, :], starts, axis=-2)
         return out
 
     @cached_property
@@ -200,16 +201,22 @@ def wander_of_estimate(known: Known, of_block: np.ndarray) -> float:
         return 0.0
     mean, variance = estimate(known, of_block.sum(axis=0))
     n = of_block.sum(axis=(1, 2)).astype(np.float64)
-    of_each = np.array([estimate(known, one)[0] for one in of_block])
+    of_each = estimates(known, of_block)[0]
     ratio = float(((of_each - mean) ** 2 * n).mean() / max(variance, 1e-12)) * (1 + np.sqrt(2 / len(n)))
     return max(0.0, (ratio - 1) / float(n.mean()))
 
 
 def estimate(known: Known, predicted: np.ndarray) -> tuple[float, float]:
     """(expected accuracy, variance of a row's chance of being right) of rows by class and confidence [K + 1, 65]."""
-    n = max(1, predicted.sum())
-    mean = float((predicted * known.right).sum() / n)
-    return mean, float((predicted * (known.right - mean) ** 2).sum() / n)
+    mean, variance = estimates(known, predicted[None])
+    return float(mean[0]), float(variance[0])
+
+
+def estimates(known: Known, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same of several windows [W, K + 1, 65]: float64[W] each."""
+    n = np.maximum(1, predicted.sum(axis=(1, 2)))
+    mean, square = ((predicted * known.right**power).sum(axis=(1, 2)) / n for power in (1, 2))
+    return mean, np.maximum(0.0, square - mean**2)
 
 
 def metrics(known: Known, predicted: np.ndarray) -> dict[str, float]:
