@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from engine.baseline import Baseline, file_hash
+from engine.baseline import Baseline, data_versions
 from engine.config import Config
 from engine.metrics import Metrics
 from engine.outbox import Outbox, Route
@@ -82,8 +82,13 @@ def drain(engine: Engine) -> int:
     return engine.rows
 
 
-def fit(config: Config, stream: str, inputs: Sequence[Path], out: Path) -> Baseline:
-    """Fit a baseline from known good rows and save it. The detectors learn as they do from a stream; nothing they say is published."""
+def fit(
+    config: Config, stream: str, inputs: Sequence[Path], out: Path, sources: Sequence[Path] = (), versions: Mapping[str, str] | None = None
+) -> Baseline:  # fmt: skip
+    """Fit a baseline from known good rows and save it. The detectors learn as they do from a stream; nothing they say is published.
+
+    `sources`: what the inputs were made from, where they are copies; `versions`: what else the baseline is to say of itself.
+    """
     free = config.model_copy(update={"baseline": None})
     outbox = Outbox([], threads=False)
     engine = over_files(free, stream, inputs, outbox, None, fitting=True)
@@ -97,9 +102,9 @@ def fit(config: Config, stream: str, inputs: Sequence[Path], out: Path) -> Basel
         "stream": stream,
         "rows": rows,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": {str(path.name): file_hash(path) for path in inputs if path.is_file()},
+        "data": data_versions(sources or inputs),
         "config_hash": config.hash,
-    }
+    } | dict(versions or {})
     baseline = Baseline(parts, about)
     baseline.save(out)
     return baseline

@@ -7,12 +7,14 @@ from: the data's hash, the settings' hash, the time; nothing changes it afterwar
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
+import yaml
 
 FORMAT = 1
 DOCUMENT = "baseline.json"
@@ -77,7 +79,32 @@ def put_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     return value
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def file_hash(path: Path, kind: Literal["sha256", "md5"] = "sha256") -> str:
+    """The digest of a file's bytes, in hex."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def data_versions(inputs: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """What identifies the data by file name: sha256 of every file (of a folder, of all in it), and DVC's md5 where `NAME.dvc` stands beside
+    it. Raises BaselineError when DVC's file can't be read, or the data is not what it was made of."""
+    out: dict[str, dict[str, str]] = {}
+    for path in inputs:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            out[str(file.relative_to(path.parent))] = {"sha256": file_hash(file)}
+        tracked = path.with_name(f"{path.name}.dvc")
+        if tracked.is_file():
+            version = out.setdefault(path.name, {})
+            version["dvc_md5"] = dvc_md5(tracked)
+            if path.is_file() and version["dvc_md5"] != file_hash(path, "md5"):
+                raise BaselineError(f"baseline: {path}: not the data that {tracked.name} tracks; `dvc checkout` or `dvc add` it")
+    return out
+
+
+def dvc_md5(tracked: Path) -> str:
+    """The md5 that a `.dvc` file gives its one output. Raises BaselineError naming the file."""
+    try:
+        return str(yaml.safe_load(tracked.read_text())["outs"][0]["md5"])
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+        raise BaselineError(f"baseline: {tracked}: not a DVC file with an output's md5") from error

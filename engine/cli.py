@@ -94,17 +94,40 @@ def backtest(
 
 
 @baseline_app.command()
-def fit(stream: StreamOption, input: InputOption, out_dir: OutOption, config: MaybeConfigOption = None) -> None:
+def fit(
+    stream: StreamOption, input: InputOption, out_dir: OutOption, config: MaybeConfigOption = None,
+    model: Annotated[str, typer.Option(help="Whose features they are, where the files are a Feast saved dataset.")] = "",
+    model_version: Annotated[str, typer.Option(help="Version of the model that the rows are of.")] = "",
+    data_version: Annotated[str, typer.Option(help="Version of the data: a registry's id, a DVC or Git revision.")] = "",
+) -> None:  # fmt: skip
     """Fit references from known good rows, for `baseline:` in the configuration or `--reference`-free backtests."""
     from engine import backtest as over_files
+    from engine.feast import canonical
 
     settings = loaded(config)
     check_stream(stream)
     for path in input:
         check_file(path)
-    with faults():
-        baseline = over_files.fit(settings, stream, input, out_dir)
+    versions = {"model_version": model_version, "data_version": data_version}
+    with faults(), canonical(input, model) as files:
+        baseline = over_files.fit(settings, stream, files, out_dir, input, {k: v for k, v in versions.items() if v})
     out.print(f"{out_dir}: {baseline.about['rows']:,} rows, references for {', '.join(sorted(baseline.parts)) or 'nothing'}")
+
+
+@baseline_app.command()
+def approve(
+    config: ConfigOption,
+    series: Annotated[str, typer.Option(help="Which series, as a shell pattern: 'm/input_tokens', 'm/*'.")],
+    by: Annotated[str, typer.Option(help="Who approves.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit.")] = "",
+) -> None:
+    """Let series learn a new reference from the rows that come; takes effect when the service starts next, and is kept as an audit line."""
+    from engine.approvals import approve as record
+
+    settings = loaded(config)
+    with faults():
+        approval = record(settings.checkpoint.dir, series, by, reason)
+    out.print(f"{approval['id']}: {series} will learn a new reference at the next start (approved by {by})")
 
 
 @app.command()

@@ -117,7 +117,7 @@ class PopulationDetector(Detector, Protocol):
 class Context:
     """What a detector may need besides its own settings. `pane_us`: length of a sketch's pane of event time. `baseline`: fitted
     reference arrays by name (empty: learn from the stream). `fitting`: every row is known good, and a baseline is being made of them.
-    `about`: where the baseline came from. `approvals`: what operators let go of learned references (see `engine.baseline.approve`)."""
+    `about`: where the baseline came from. `approvals`: what operators let go of learned references (see `engine.approvals`)."""
 
     budget: Budget
     pane_us: int = 1_000_000

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine import config as configuration
+from engine.approvals import approvals
 from engine.baseline import Baseline
 from engine.checkpoint import Checkpoints
 from engine.config import Config, ConfigError, FileSinkConfig, KafkaSinkConfig, resolved_options
@@ -24,10 +25,11 @@ from streams.sources import KafkaSource, Source
 EVERYTHING = frozenset({"alert", "trigger", "dead_letter"})
 
 
-def make_detectors(config: Config, fitting: bool = False) -> dict[str, Detector]:
+def make_detectors(config: Config, fitting: bool = False, approved: Sequence[dict[str, Any]] = ()) -> dict[str, Detector]:
     """The detectors that the configuration switches on, each with the false-alarm budget and its part of the baseline."""
-    baseline = Baseline.load(config.baseline).parts if config.baseline else {}
-    context = Context(Budget(config.false_alarms_per_week), config.pane_us, baseline, fitting)
+    baseline = Baseline.load(config.baseline) if config.baseline else Baseline()
+    budget = Budget(config.false_alarms_per_week)
+    context = Context(budget, config.pane_us, baseline.parts, fitting, baseline.about, approved)
     chosen = {name: getattr(config.detectors, name) for name in DETECTORS}
     return {name: DETECTORS[name].make(settings, context) for name, settings in chosen.items() if settings is not None}
 
@@ -82,6 +84,7 @@ def make_engine(config: Config, source: Source, store: Store | None, formats: Ma
     metrics = more.pop("metrics", None) or Metrics()
     outbox = Outbox(make_routes(config, store), config.limits.outbox_messages)
     parts: dict[str, Any] = {"checkpoints": Checkpoints(config.checkpoint.dir), "remediation": make_remediation(config)} | more
-    engine = Engine(config, make_detectors(config), source, formats or make_formats(config), outbox, metrics, **parts)
+    detectors = make_detectors(config, approved=approvals(config.checkpoint.dir))
+    engine = Engine(config, detectors, source, formats or make_formats(config), outbox, metrics, **parts)
     source.on_change(engine.assigned, engine.revoked)
     return engine

@@ -192,7 +192,9 @@ class Drift:
         ]
         unseen = state.records.get("drift.unseen", {}).get(series, {})
         named = sorted(word for word, last_us in unseen.items() if last_us >= windows.since_us[at])
-        quiet_us = int(self.settings.quiet_s * 1e6)
+        quiet_us = max(
+            int(self.settings.quiet_s * 1e6), 2 * int(windows.end_us[at] - windows.since_us[at])
+        )  # until the next window may be full
         return drift_finding.finding(self.name, windows, at, tests, threshold, reference, mixes, named, quiet_us)
 
     def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:

@@ -266,7 +266,8 @@ class DriftEmbeddings:
                 "window": {"from_us": since_us, "to_us": end_us, "rows": rows}, "reference": {"rows": cloud.rows} | cloud.about,
                 "mean_similarity": {"reference": round(before, 6), "window": round(alike, 6)},
             },
-            labels={"model": model, "feature": view}, tags=("NIST AI RMF MEASURE 2.4",), quiet_us=int(self.settings.quiet_s * 1e6),
+            labels={"model": model, "feature": view}, tags=("NIST AI RMF MEASURE 2.4",),
+            quiet_us=max(int(self.settings.quiet_s * 1e6), 2 * (end_us - since_us)),
         )  # fmt: skip
 
     def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:

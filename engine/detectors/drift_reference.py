@@ -23,8 +23,8 @@ KEPT_PER_PANE = 4096
 FEW = 2048
 HOURS = 168
 HOUR_US = 3_600_000_000
-SEASONAL_US = 2 * HOURS * HOUR_US
-"""A reference that covers two weeks is stratified by hour of the week (UTC, from Thursday 0:00)."""
+SEASONAL_US = (2 * HOURS - 1) * HOUR_US
+"""A reference that covers two weeks (its last hour may be cut short) is stratified by hour of the week (UTC, from Thursday 0:00)."""
 SHRUNK_BY = 64
 """Rows of the whole reference that are added to a stratum's own, so that a thin one does not claim to know its distribution."""
 
@@ -83,9 +83,11 @@ class Reference:
 
     @cached_property
     def by_hour(self) -> np.ndarray:
-        """float64[168, 36]: the share of each bin in each hour of the week, then 1 / rows known of the hour."""
+        """float64[168, 36]: the share of each bin in each hour of the week, drawn towards that of the same hour of all days; then 1 / rows
+        known of the hour."""
         assert self.hours is not None
-        return shares(self.hours, self.counts)
+        of_day = self.hours.reshape(7, 24, BINS).sum(axis=0)
+        return shares(self.hours, np.tile(of_day, (7, 1)) + self.counts / max(1, self.counts.sum()))
 
     @cached_property
     def by_part(self) -> dict[str, np.ndarray]:
@@ -177,7 +179,8 @@ def ranks(values, points):
 def shares(counts: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """float64[..., 36]: shares of the bins, shrunk towards those of the whole, then 1 / rows that they rest on."""
     rows = counts.sum(axis=-1, keepdims=True) + SHRUNK_BY
-    return np.concatenate([(counts + SHRUNK_BY * whole / max(1, whole.sum())) / rows, 1 / rows], axis=-1)
+    towards = SHRUNK_BY * whole / np.maximum(1, whole.sum(axis=-1, keepdims=True))
+    return np.concatenate([(counts + towards) / rows, 1 / rows], axis=-1)
 
 
 def learn(

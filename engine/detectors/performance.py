@@ -252,7 +252,7 @@ class Performance:
 
     def _told(self, state: State, series: str, known: Known, ring: np.ndarray, verdict: Verdict, alpha: float) -> list[Finding]:
         """The findings of a block: deviation from the reference, and a further change from the regime after it."""
-        quiet_us, threshold = int(self.settings.quiet_s * 1e6), -float(np.log10(alpha))
+        quiet_us, threshold = max(int(self.settings.quiet_s * 1e6), 2 * int(ring[-1, 1] - ring[-1, 0])), -float(np.log10(alpha))
         said = [finding(self.name, series, series, known, ring, verdict, threshold, quiet_us, None)] if verdict.alarm else []
         if not series.endswith("/realised"):
             return said
