@@ -16,6 +16,21 @@ def test_one_series(measure, rng, n, dtype):
     assert state.counts.sum() == state.moments[0, 0]
 
 
+@pytest.mark.parametrize("n", [1_000_000, 16_000_000])
+def test_uniform_bins(measure, rng, n):
+    values = rng.normal(size=n).astype(np.float32)
+    edges, state = profile.uniform_edges(-4, 4), profile.empty(1)
+    measure("profile", f"{n:,} float32, 32 uniform bins", n, values.nbytes, lambda: profile.profile(values, 0, edges, state))
+
+
+def test_null_bitmap(measure, rng):
+    values = rng.normal(size=4_000_000).astype(np.float32)
+    valid = np.packbits(rng.random(len(values)) < 0.99, bitorder="little")
+    edges, state = profile.quantile_edges(values[:10_000]), profile.empty(1)
+    work = lambda: profile.profile(values, 0, edges, state, valid=valid)  # noqa: E731
+    measure("profile", "4,000,000 float32, 1% null in a bitmap", len(values), values.nbytes + valid.nbytes, work)
+
+
 def test_twenty_columns(measure, rng):
     values = rng.normal(size=(20, 1_000_000)).astype(np.float32)
     edges, state, slots = profile.quantile_edges(values[0]), profile.empty(20), np.arange(20, dtype=np.int32)

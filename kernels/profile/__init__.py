@@ -62,8 +62,8 @@ def profile(
     valid: uint8 validity bitmap as Arrow has it, whose bit `first_bit` belongs to the first value; for values [n] only.
 
     Raises ValueError for shapes or types that do not fit, and for slots beyond the state.
-    Throughput: one series a call (or column) runs at about a third of the memory's bandwidth; `slots` of their own per row cost a
-    binary search each.
+    Throughput: see benchmarks/README.md; fastest is one series a call (or column), of bins of one width. `slots` of their own per row
+    cost about three times as much.
 
     >>> edges = uniform_edges(0, 4, bins=4)
     >>> state = profile(np.array([-1, 0, 1.5, 4, 9, np.nan]), 0, edges, empty(1, 4))

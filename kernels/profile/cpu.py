@@ -1,8 +1,7 @@
 """Numba: profile. Rows are taken in blocks that stay in the L1 cache, one loop per purpose, so that LLVM vectorises each.
 
-The histogram needs no table and no search: a value's bin is the number of thresholds <= value, so counting for each threshold the
-values that reach it gives all bins by subtraction, eight values an instruction. Sums, squares, minimum and maximum are integer
-reductions. A block with NaN, infinity or a value off the grid of the moments takes a slower loop that leaves those out.
+Bins are found by cells (see `places`). Sums, squares, minimum and maximum are integer reductions. A block with NaN, infinity or a value
+off the grid of the moments takes slower loops that leave those out.
 
 Kernels get each array of values twice: as floats `x`, and their bits `b` as integers of the same size.
 """
@@ -12,40 +11,13 @@ from __future__ import annotations
 import numpy as np
 from numba import get_num_threads, njit, prange
 
-from kernels.profile.edges import LANES, MAX_QUANTA
+from kernels.profile.edges import MAX_QUANTA
+from kernels.profile.places import COUNTERS, count_block, places_by_cells, places_by_halving, settle_counts
 
 BLOCK = 2048  # 8 KB of float32; |k| <= 2**25 keeps a block's sum of squares under 2**61
 LIMB = 32  # bits of the lower limb of the sum of squares
 ONE_THREAD = 1 << 16  # values under which starting threads costs more than it saves
 TASK = 1 << 18  # values of a task, at most
-
-
-@njit(nogil=True, cache=True)
-def count_reached(x, b, thresholds, first, reached):
-    """Add to reached[first + j] the number of values >= thresholds[first + j], for the 11 lanes j.
-
-    Eleven named counters stay in registers; each is as wide as a value, so that a comparison's mask is subtracted as it is.
-    """
-    one = b.dtype.type
-    t0, t1, t2, t3 = thresholds[first], thresholds[first + 1], thresholds[first + 2], thresholds[first + 3]
-    t4, t5, t6, t7 = thresholds[first + 4], thresholds[first + 5], thresholds[first + 6], thresholds[first + 7]
-    t8, t9, t10 = thresholds[first + 8], thresholds[first + 9], thresholds[first + 10]
-    n0 = n1 = n2 = n3 = n4 = n5 = n6 = n7 = n8 = n9 = n10 = one(0)
-    for i in range(len(x)):
-        v = x[i]
-        n0 = one(n0 + one(v >= t0))
-        n1 = one(n1 + one(v >= t1))
-        n2 = one(n2 + one(v >= t2))
-        n3 = one(n3 + one(v >= t3))
-        n4 = one(n4 + one(v >= t4))
-        n5 = one(n5 + one(v >= t5))
-        n6 = one(n6 + one(v >= t6))
-        n7 = one(n7 + one(v >= t7))
-        n8 = one(n8 + one(v >= t8))
-        n9 = one(n9 + one(v >= t9))
-        n10 = one(n10 + one(v >= t10))
-    for j, n in enumerate((n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10)):
-        reached[first + j] += n
 
 
 @njit(nogil=True, cache=True)
@@ -113,162 +85,150 @@ def guarded_extreme_keys(b, infinity):
 
 
 @njit(nogil=True, cache=True)
-def with_nulls(x, valid, first_bit, out):
-    """Copy x to out, NaN where the validity bitmap (least significant bit first, as Arrow's) has a zero. True if it has one."""
-    missing = False
-    for i in range(len(x)):
+def with_nulls(b, valid, first_bit, gone, out):
+    """Copy b, the bits of values, to out, all ones (which is a NaN) where the validity bitmap (least significant bit first, as Arrow's)
+    has a zero. False, and out undefined, if it has none. gone: uint8[BLOCK / 8], room for the bits that are zero."""
+    word = b.dtype.type
+    byte, shift, last = np.uintp(first_bit >> 3), np.uint32(first_bit & 7), np.uintp(len(valid) - 1)
+    whole = len(b) >> 3
+    present = np.uint32(255)
+    for k in range(whole):
+        at = byte + np.uintp(k)
+        pair = np.uint32(valid[at]) | (np.uint32(valid[min(at + np.uintp(1), last)]) << np.uint32(8))
+        seen = (pair >> shift) & np.uint32(255)
+        present &= seen
+        gone[k] = np.uint8(~seen)
+    missing = present != 255
+    for i in range(8 * whole, len(b)):
         bit = first_bit + i
-        if valid[bit >> 3] >> (bit & 7) & 1:
-            out[i] = x[i]
-        else:
-            out[i] = np.nan
-            missing = True
+        absent = word(~valid[bit >> 3] >> (bit & 7) & 1)
+        missing |= absent != 0
+        out[i] = b[i] | word(-absent)
+    if missing:
+        for k in range(whole):
+            bits = gone[k]
+            for j in range(8):
+                out[8 * k + j] = b[8 * k + j] | word(-(word(bits >> np.uint8(j)) & word(1)))
     return missing
 
 
 @njit(nogil=True, cache=True)
-def fold_run(x, b, valid, first_bit, thresholds, center, per_quantum, on_grid, infinity, reached, sums, ends):
-    """Fold the values of one series. reached int64[T]; sums int64[5]: NaN values, finite values, sum, lower and upper limb of the
-    sum of squares; ends: the least and greatest order key. `on_grid`: the order keys of the ends of the moments' grid."""
-    scratch = np.empty(BLOCK, x.dtype)
-    scratch_bits = scratch.view(b.dtype)
-    for start in range(0, len(x), BLOCK):
-        xs, bs = x[start : start + BLOCK], b[start : start + BLOCK]
-        if len(valid) and with_nulls(xs, valid, first_bit + start, scratch):
-            xs, bs = scratch[: len(xs)], scratch_bits[: len(xs)]
-        for first in range(0, len(thresholds), LANES):
-            count_reached(xs, bs, thresholds, first, reached)
-        low, high = extreme_keys(bs)
-        if on_grid[0] <= low and high <= on_grid[1]:
-            finite, nan = len(xs), 0
-            total, squares = grid_sums(xs, center, per_quantum)
-        else:
-            finite, nan, low, high = guarded_extreme_keys(bs, infinity)
-            total, squares = guarded_grid_sums(xs, bs, center, per_quantum, infinity)
-        sums[0] += nan
-        sums[1] += finite
-        sums[2] += total
-        sums[3] += squares & ((1 << LIMB) - 1)
-        sums[4] += squares >> LIMB
-        ends[0] = min(ends[0], low)
-        ends[1] = max(ends[1], high)
+def count_nan(x, b):
+    one = b.dtype.type
+    nan = one(0)
+    for i in range(len(x)):
+        nan = one(nan + one(x[i] != x[i]))
+    return np.int64(nan)
 
 
 @njit(nogil=True, cache=True)
-def settle(row, width, bins, rows, reached, sums, low, high, counts, moments, extremes):
-    """Add a run's sums to a state row: thresholds reached become bins, the limbs are carried into their normal form."""
-    nan = sums[0]
-    counts[row, 0] += rows - nan - reached[0]
-    for i in range(bins):
-        counts[row, i + 1] += reached[i] - reached[i + 1]
-    counts[row, width + 1] += reached[bins]
-    counts[row, width + 2] += nan
+def fold_run(x, b, valid, first_bit, e, edges, infinity, histogram_alone, placed, sums, ends):
+    """Fold values of edge row e. placed int64[width + 3]: the histogram row; sums int64[4]: finite values, sum, lower and upper limb of
+    the sum of squares; ends: the least and greatest order key."""
+    thresholds, bins, centers, per_quantum, grid, width = edges[:6]
+    cells = edges[6:]
+    scratch, places, gone = np.empty(BLOCK, x.dtype), np.empty(BLOCK, np.int32), np.empty(BLOCK // 8, np.uint8)
+    scratch_bits = scratch.view(b.dtype)
+    held = np.zeros((COUNTERS, 2 * cells[2].shape[1]), np.uint32)
+    plain = np.zeros((COUNTERS, width + 3), np.uint32)
+    reached = np.zeros(thresholds.shape[1], np.int64)
+    nans = np.int64(0)
+    for start in range(0, len(x), BLOCK):
+        xs, bs = x[start : start + BLOCK], b[start : start + BLOCK]
+        nulls = len(valid) > 0 and with_nulls(bs, valid, first_bit + start, gone, scratch_bits)
+        if nulls:
+            xs, bs = scratch[: len(xs)], scratch_bits[: len(xs)]
+        count_block(xs, bs, e, thresholds, bins, cells, places, held, plain, reached)
+        if histogram_alone:
+            nans += count_nan(xs, bs)
+            continue
+        low, high = (grid[e, 0], grid[e, 1]) if nulls else extreme_keys(bs)
+        if not nulls and grid[e, 0] <= low and high <= grid[e, 1]:
+            finite = len(xs)
+            total, squares = grid_sums(xs, centers[e], per_quantum[e])
+        else:
+            finite, nan, low, high = guarded_extreme_keys(bs, infinity)
+            nans += nan
+            total, squares = guarded_grid_sums(xs, bs, centers[e], per_quantum[e], infinity)
+        sums[0] += finite
+        sums[1] += total
+        sums[2] += squares & ((1 << LIMB) - 1)
+        sums[3] += squares >> LIMB
+        ends[0] = min(ends[0], low)
+        ends[1] = max(ends[1], high)
+    settle_counts(e, bins, width, cells, held, plain, reached, len(x), nans, placed)
+
+
+@njit(nogil=True, cache=True)
+def settle(row, placed, sums, low, high, counts, moments, extremes):
+    """Add a run's sums to a state row: the limbs are carried into their normal form."""
+    for j in range(len(placed)):
+        counts[row, j] += placed[j]
     if len(moments):
-        moments[row, 0] += sums[1]
-        moments[row, 1] += sums[2]
-        lower = moments[row, 2] + sums[3]
+        moments[row, 0] += sums[0]
+        moments[row, 1] += sums[1]
+        lower = moments[row, 2] + sums[2]
         moments[row, 2] = lower & ((1 << LIMB) - 1)
-        moments[row, 3] += sums[4] + (lower >> LIMB)
-    if len(extremes) and sums[1]:
+        moments[row, 3] += sums[3] + (lower >> LIMB)
+    if len(extremes) and sums[0]:
         extremes[row, 0] = min(extremes[row, 0], low)
         extremes[row, 1] = max(extremes[row, 1], high)
 
 
 @njit(nogil=True, cache=True)
-def fold_task(task, cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached, sums, ends):
+def fold_task(task, cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, histogram_alone, placed, sums, ends):
     """Fold one of the `cuts` parts of a column of values [F, n] into sums of its own."""
-    thresholds, _, centers, per_quantum, grid, _ = edges
     column, cut, n = task // cuts, task % cuts, values.shape[1]
     start, stop = n * cut // cuts, n * (cut + 1) // cuts
-    e = edge_rows[rows[column]]
     ends[0] = np.iinfo(bits.dtype).max
     ends[1] = np.iinfo(bits.dtype).min
     fold_run(
-        values[column, start:stop], bits[column, start:stop], valid, first_bit + start, thresholds[e], centers[e], per_quantum[e],
-        grid[e], infinity, reached, sums, ends,
+        values[column, start:stop], bits[column, start:stop], valid, first_bit + start, edge_rows[rows[column]], edges, infinity,
+        histogram_alone, placed, sums, ends,
     )  # fmt: skip
 
 
 # One function each, not one compiled twice: Numba's cache knows a function by its name and line, not by `parallel`.
 @njit(nogil=True, cache=True)
-def fold_tasks_alone(cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached, sums, ends):
+def fold_tasks_alone(cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, histogram_alone, placed, sums, ends):
     for task in range(len(sums)):
         fold_task(
-            task, cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached[task], sums[task], ends[task]
+            task, cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, histogram_alone, placed[task], sums[task],
+            ends[task],
         )  # fmt: skip
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def fold_tasks_together(cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached, sums, ends):
+def fold_tasks_together(cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, histogram_alone, placed, sums, ends):
     for task in prange(len(sums)):
         fold_task(
-            task, cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached[task], sums[task], ends[task]
+            task, cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, histogram_alone, placed[task], sums[task],
+            ends[task],
         )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def settle_tasks(cuts, n, number, rows, edge_rows, bins, width, reached, sums, ends, counts, moments, extremes):
+def settle_tasks(cuts, number, rows, placed, sums, ends, counts, moments, extremes):
     """Add the sums of all tasks to the state, in order. ends: order keys, which become bits of floats of the type of `number`."""
     sign, rest = 8 * ends.itemsize - 1, np.iinfo(ends.dtype).max
     for task in range(len(sums)):
-        column, cut = task // cuts, task % cuts
-        held = n * (cut + 1) // cuts - n * cut // cuts
-        row = rows[column]
         ends[task] ^= (ends[task] >> sign) & rest
         low, high = ends[task].view(number.dtype)
-        settle(row, width, bins[edge_rows[row]], held, reached[task], sums[task], low, high, counts, moments, extremes)
+        settle(rows[task // cuts], placed[task], sums[task], low, high, counts, moments, extremes)
 
 
 def fold_columns(values, bits, valid, first_bit, rows, edge_rows, edges, infinity, counts, moments, extremes):
     """Fold values [F, n]; column f goes into state row rows[f]. Columns are cut into tasks; their sums are settled in order."""
-    thresholds, bins, _, _, _, width = edges
     columns, n = values.shape
     cuts = max(1, -(-n // TASK))
     tasks = columns * cuts
-    reached = np.zeros((tasks, thresholds.shape[1]), np.int64)
-    sums = np.zeros((tasks, 5), np.int64)
+    placed = np.zeros((tasks, counts.shape[1]), np.int64)
+    sums = np.zeros((tasks, 4), np.int64)
     ends = np.empty((tasks, 2), bits.dtype)
+    histogram_alone = not len(moments) and not len(extremes)
     fold = fold_tasks_together if values.size >= ONE_THREAD else fold_tasks_alone
-    fold(cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, reached, sums, ends)
-    settle_tasks(cuts, n, values[:0, :0], rows, edge_rows, bins, width, reached, sums, ends, counts, moments, extremes)
-
-
-@njit(nogil=True, cache=True)
-def bins_by_comparison(x, b, thresholds, bins, width, out):
-    """out[i]: the place of x[i] in a histogram row, all values having the same edges; NaN has the last place."""
-    place = b.dtype.type
-    last_bin, above, null = place(bins), place(width + 1), place(width + 2)
-    out[: len(x)] = 0
-    for first in range(0, len(thresholds), LANES):
-        t0, t1, t2, t3 = thresholds[first], thresholds[first + 1], thresholds[first + 2], thresholds[first + 3]
-        t4, t5, t6, t7 = thresholds[first + 4], thresholds[first + 5], thresholds[first + 6], thresholds[first + 7]
-        t8, t9, t10 = thresholds[first + 8], thresholds[first + 9], thresholds[first + 10]
-        for i in range(len(x)):
-            v = x[i]
-            c = place(place(v >= t0) + place(v >= t1) + place(v >= t2) + place(v >= t3) + place(v >= t4) + place(v >= t5))
-            out[i] = place(out[i] + c + place(v >= t6) + place(v >= t7) + place(v >= t8) + place(v >= t9) + place(v >= t10))
-    for i in range(len(x)):
-        c = out[i] if out[i] <= last_bin else above
-        out[i] = c if x[i] == x[i] else null
-
-
-@njit(nogil=True, cache=True)
-def bins_by_halving(x, slots, edge_rows, thresholds, bins, width, out):
-    """The same where each value has the edges of its state row: a search without branches, of as many steps for every value."""
-    step = 1
-    while 2 * step <= thresholds.shape[1]:
-        step *= 2
-    for i in range(len(x)):
-        v = x[i]
-        e = edge_rows[max(slots[i], 0)]
-        reached = 0
-        half = step
-        while half:
-            next_up = min(reached + half, thresholds.shape[1])
-            reached = next_up if thresholds[e, next_up - 1] <= v else reached
-            half //= 2
-        reached = reached if reached <= bins[e] else width + 1
-        out[i] = width + 2 if np.isnan(v) else reached
+    fold(cuts, values, bits, valid, first_bit, rows, edge_rows, edges, infinity, histogram_alone, placed, sums, ends)
+    settle_tasks(cuts, values[:0, :0], rows, placed, sums, ends, counts, moments, extremes)
 
 
 @njit(nogil=True, cache=True)
@@ -304,17 +264,21 @@ def add_extremes(x, slots, extremes):
 @njit(nogil=True, cache=True)
 def fold_rows(values, bits, valid, first_bit, slots, edge_rows, edges, counts, moments, extremes):
     """Fold values [n]; row i goes into state row slots[i], or nowhere when that is negative."""
-    thresholds, bins, centers, per_quantum, _, width = edges
-    place = np.empty(BLOCK, bits.dtype)
-    scratch = np.empty(BLOCK, values.dtype)
+    thresholds, bins, centers, per_quantum, _, width = edges[:6]
+    cells = edges[6:]
+    one_row = 0 if len(thresholds) == 1 else -1
+    by_cells = np.all(cells[1] > 0)
+    place = np.empty(BLOCK, np.int32)
+    scratch, gone = np.empty(BLOCK, values.dtype), np.empty(BLOCK // 8, np.uint8)
+    scratch_bits = scratch.view(bits.dtype)
     for start in range(0, len(values), BLOCK):
-        x, b, s = values[start : start + BLOCK], bits[start : start + BLOCK], slots[start : start + BLOCK]
-        if len(valid) and with_nulls(x, valid, first_bit + start, scratch):
+        x, s = values[start : start + BLOCK], slots[start : start + BLOCK]
+        if len(valid) and with_nulls(bits[start : start + BLOCK], valid, first_bit + start, gone, scratch_bits):
             x = scratch[: len(x)]
-        if len(thresholds) == 1:
-            bins_by_comparison(x, b, thresholds[0], bins[0], width, place)
+        if by_cells:
+            places_by_cells(x, s, edge_rows, one_row, cells, width, place)
         else:
-            bins_by_halving(x, s, edge_rows, thresholds, bins, width, place)
+            places_by_halving(x, s, edge_rows, thresholds, bins, width, place)
         for i in range(len(x)):
             if s[i] >= 0:
                 counts[s[i], place[i]] += 1

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from kernels.profile.cells import cells_of
+
 MAX_QUANTA = 2**25  # a value further than this from the centre counts into the moments as if it were this far
 RANGE_QUANTA = 2**20  # quanta across the reference's range (between this and half of it: a quantum is a power of two)
-LANES = 11  # thresholds are padded to a multiple of this, which is how many the CPU kernel compares at once
+LANES = 11  # thresholds are padded to a multiple of this, which is how many `places.count_reached` compares at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class Edges:
 
     def tables(self, number: Any) -> tuple:
         """What a kernel for values of type `number` (numpy.float32 or float64) takes, made once: thresholds, bins, center,
-        1 / quantum, grid ends, width."""
+        1 / quantum, grid ends, width, and those of `Cells`."""
         return self._tables32 if number is np.float32 else self._tables64
 
     @cached_property
@@ -59,7 +61,8 @@ class Edges:
         ends = np.stack([self.center - reach, self.center + reach], axis=1)
         bits = np.clip(ends, np.finfo(number).min, np.finfo(number).max).astype(number).view(integer)
         grid = bits ^ ((bits >> (8 * bits.itemsize - 1)) & np.iinfo(integer).max)
-        return thresholds, self.bins, self.center.astype(number), (1 / self.quantum).astype(number), grid, self.width
+        cells = cells_of(thresholds, self.bins, self.width, number)
+        return thresholds, self.bins, self.center.astype(number), (1 / self.quantum).astype(number), grid, self.width, *cells
 
     def edges(self, row: int = 0) -> np.ndarray:
         """float64[bins + 1]: the edges of one series, both ends included, as `numpy.histogram` takes them."""

@@ -133,7 +133,7 @@ def rows_kernel(
 @lru_cache(maxsize=256)
 def tables_on(edges: Edges, number: torch.dtype, device: torch.device) -> tuple[torch.Tensor, ...]:
     """Thresholds, bins, centers and 1 / quantum of these edges on the device; copied once."""
-    thresholds, bins, centers, per_quantum, _, _ = edges.tables(np.float32 if number == torch.float32 else np.float64)
+    thresholds, bins, centers, per_quantum, *_ = edges.tables(np.float32 if number == torch.float32 else np.float64)
     return tuple(torch.from_numpy(a).to(device) for a in (thresholds, bins, centers, per_quantum))
 
 

@@ -180,3 +180,45 @@ def test_wrong_edges_are_refused():
         p.quantile_edges(np.array([np.nan]))
     with pytest.raises(ValueError, match="low < high"):
         p.uniform_edges(1, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "edges",
+    [
+        p.uniform_edges(-4, 4),
+        p.uniform_edges(1e6, 1e6 + 3, 7),
+        p.uniform_edges(-1e-30, 1e30, 5),
+        p.category_edges(3000),
+        p.quantile_edges(np.exp(np.linspace(-3, 30, 200))),
+        p.from_edges(np.array([0, 1e-12, 2e-12, 1, 2, 3])),
+        p.from_edges(np.array([0, 5e-324, 1e-323, 1e300])),
+        p.from_edges(np.array([7.0])),
+    ],
+    ids=["uniform", "far", "wide", "many", "skewed", "uneven", "subnormal", "one"],
+)
+def test_values_at_and_next_to_every_edge(dtype, edges):
+    # Whichever way they are counted: as bins of one width, by cells, or by comparison.
+    with np.errstate(over="ignore", under="ignore"):
+        at = edges.thresholds[0, : edges.bins[0] + 1].astype(dtype)
+    steps = [at]
+    for _ in range(2):
+        steps = [np.nextafter(steps[0], dtype(-np.inf)), *steps, np.nextafter(steps[-1], dtype(np.inf))]
+    odd = np.array([np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, np.finfo(dtype).max, -np.finfo(dtype).max, np.finfo(dtype).tiny], dtype)
+    odd[1] = np.copysign(odd[1], dtype(-1))
+    values = np.concatenate([*steps, odd, np.random.default_rng(0).permutation(np.concatenate(steps))])
+    valid = np.packbits(np.random.default_rng(1).random(len(values) + 3) < 0.9, bitorder="little")
+    for mask, bit in ((None, 0), (valid, 3)):
+        expected = naive.profile(values, 0, edges, 1, mask, bit)
+        agree(p.profile(values, 0, edges, p.empty(1, edges.width), valid=mask, first_bit=bit), expected)
+        agree(p.profile(values, np.zeros(len(values), np.int32), edges, p.empty(1, edges.width), valid=mask, first_bit=bit), expected)
+        alone = p.Profile(np.zeros((1, edges.width + 3), np.int64))
+        np.testing.assert_array_equal(p.profile(values, 0, edges, alone, valid=mask, first_bit=bit).counts, expected[0])
+
+
+def test_bins_of_one_width_and_skewed_ones_are_counted_their_own_way():
+    doubt, scale = -1, -6  # places in `tables`, see `Cells`
+    assert p.uniform_edges(-4, 4).tables(np.float32)[doubt][0] > 0
+    assert p.quantile_edges(np.random.default_rng(0).normal(size=999)).tables(np.float32)[doubt][0] == 0
+    tables = p.stack([p.quantile_edges(np.random.default_rng(0).lognormal(size=999)), p.from_edges(np.array([0, 1e-12, 2e-12, 1, 2, 3]))])
+    assert (tables.tables(np.float32)[scale] > 0).tolist() == [True, False]
