@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -10,21 +10,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.state import State
+from streams.names import SPARSE
 
 
 class Batch:
     """Rows of one stream in the order of their partition.
 
     `time_us`: int64[n] event time, microseconds. `offsets`: int64[n] record of each row. `late`: bool[n], rows that came after
-    their time's panes were closed: per-key detectors may use them, windows over event time must not.
+    their time's panes were closed: per-key detectors may use them, windows over event time must not. `arrived`: bool[n] of columns that
+    were made of others, whether those came (a rate needs two values of a counter, a mean something to be the mean of).
     """
 
-    def __init__(self, stream: str, table: pa.RecordBatch, time_us: np.ndarray, offsets: np.ndarray, late: np.ndarray | None = None):
+    def __init__(
+        self, stream: str, table: pa.RecordBatch, time_us: np.ndarray, offsets: np.ndarray, late: np.ndarray | None = None,
+        arrived: Mapping[str, np.ndarray] | None = None,
+    ):  # fmt: skip
         self.stream = stream
         self.table = table
         self.time_us = time_us
         self.offsets = offsets
         self.late = np.zeros(len(time_us), np.bool_) if late is None else late
+        self.arrived = arrived or {}
         self._codes: dict[str, tuple[np.ndarray, list[str | None]]] = {}
 
     def __len__(self) -> int:
@@ -43,6 +49,15 @@ class Batch:
         if column.null_count:
             return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
         return column.to_numpy(zero_copy_only=False)
+
+    def doubles(self, name: str) -> np.ndarray:
+        """float64[n], NaN where null."""
+        return pc.cast(self.table.column(name), pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def sparse(self) -> frozenset[str]:
+        """Columns that come only when something happened: their silence is no news."""
+        return frozenset(f.name for f in self.table.schema if f.metadata and SPARSE.items() <= f.metadata.items())
 
     def array(self, name: str) -> pa.Array:
         """The Arrow column itself (text, lists, embeddings)."""
@@ -111,4 +126,5 @@ class Batch:
 
     def take(self, index: np.ndarray) -> Batch:
         """The rows at these positions."""
-        return Batch(self.stream, self.table.take(pa.array(index)), self.time_us[index], self.offsets[index], self.late[index])
+        arrived = {name: where[index] for name, where in self.arrived.items()}
+        return Batch(self.stream, self.table.take(pa.array(index)), self.time_us[index], self.offsets[index], self.late[index], arrived)

@@ -17,10 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from engine.alerts import Severity
 from engine.api_config import ApiConfig
 from engine.detectors import DETECTORS
-from streams.decode import DECODERS
+from streams.decode import ENCODINGS
 
 STREAMS = ("inference", "agent", "hardware", "feedback", "evaluation")
-ENCODINGS = ("auto", *DECODERS)
 
 
 class ConfigError(Exception):

@@ -6,6 +6,9 @@ checkpoints need to know nothing about it.
     observe(batch, state)     fold a batch into the state; per-row results for `judge` go into `state.pending[name]`
     judge(state, now_us)      turn state into score rows and findings
 
+A detector that can tell something from silence has `silent_from(state)`, the event time at which it would (None: nothing to tell), and
+`silent(state)`, which tells it.
+
 A detector that judges a population (drift of a model over all partitions) has two more verbs: `collect` closes the panes of a
 partition's state into additive sketches, `merge` adds them to the population's state, and `judge` is given that one.
 """
@@ -111,6 +114,14 @@ class PopulationDetector(Detector, Protocol):
     def collect(self, state: State, before_us: int) -> list[Sketch]: ...
 
     def merge(self, sketches: Sequence[Sketch], state: State) -> None: ...
+
+
+class SilenceDetector(Detector, Protocol):
+    """A detector that tells something from silence."""
+
+    def silent_from(self, state: State) -> int | None: ...
+
+    def silent(self, state: State) -> Judgement: ...
 
 
 @dataclass(frozen=True)

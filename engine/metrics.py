@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from engine.batch import Batch
 from engine.outbox import Outbox
 from engine.worker import Worker
 from streams.records import Partition
@@ -39,6 +40,11 @@ class Metrics:
         self.checkpoint_failures = Counter("telltale_checkpoint_failures", "Checkpoints that could not be written", registry=r)
         self.checkpoint_bytes = Gauge("telltale_checkpoint_bytes", "Size of the last checkpoints", registry=r)
         self.paused = Gauge("telltale_paused", "1 while the source is paused because the outbox is full", registry=r)
+
+    def took(self, batch: Batch) -> None:
+        """Count the rows of a batch, and those that came late."""
+        self.rows.labels(batch.stream).inc(len(batch))
+        self.late.labels(batch.stream).inc(int(batch.late.sum()))
 
     def refresh(self, outbox: Outbox, workers: Mapping[Partition, Worker], lag: Callable[[Partition], int | None]) -> None:
         """Set the gauges; called after each checkpoint."""

@@ -29,6 +29,7 @@ from engine.population import Population
 from engine.remediate import Remediation
 from engine.schema import align
 from engine.scores import ScoreLog
+from engine.silence import Silence
 from engine.worker import Worker
 from streams.decode import Format, decode
 from streams.records import Partition, RawBatch, Reject
@@ -55,10 +56,9 @@ class Engine:
         self.config, self.detectors, self.source, self.formats = config, detectors, source, formats
         self.outbox, self.metrics, self.checkpoints, self.remediation, self.score_log = outbox, metrics, checkpoints, remediation, score_log
         self.cloud_source, self.workers, self.fell_back = f"/telltale/{config.name}", dict[Partition, Worker](), False
-        self.population = Population(
-            detectors, config.hash, self._restored(POPULATION), config.pane_us, config.lateness_us, config.limits.idle_s
-        )
-        self.checkpoint_due = time.monotonic() + config.checkpoint.interval_s
+        times = config.pane_us, config.lateness_us, config.limits.idle_s
+        self.population = Population(detectors, config.hash, self._restored(POPULATION), *times)
+        self.silence, self.checkpoint_due = Silence(self.population, config.lateness_us), time.monotonic() + config.checkpoint.interval_s
         self.rows, self.rejected, self.opened = 0, Counter[str](), Counter[str]()
 
     @property
@@ -91,10 +91,9 @@ class Engine:
         worker = self.workers[raw.partition]
         with self.metrics.stage_s.labels("decode").time():
             decoded = decode(raw, self.formats[raw.partition.topic])
-        rejects = decoded.rejects
         for rows in decoded.rows:
             batch, misfits = align(rows, raw, worker.state, self.config.future_us, self.config.lateness_us)
-            rejects = rejects + misfits
+            decoded.rejects += misfits
             if batch is None:
                 continue
             with self.metrics.stage_s.labels("observe").time():
@@ -103,16 +102,17 @@ class Engine:
                 scores, alerts = worker.judge(batch.stream)
             self.act(worker.name, scores, alerts, int(raw.timestamps_ms.min()))
             self.rows += len(batch)
-            self.metrics.rows.labels(batch.stream).inc(len(batch))
-            self.metrics.late.labels(batch.stream).inc(int(batch.late.sum()))
-        self.reject(worker.name, rejects)
+            self.metrics.took(batch)
+        self.reject(worker.name, decoded.rejects)
         worker.next_offset = raw.resume_at
         self.population.heard_from(worker)
         self.metrics.records.labels(raw.partition.topic).inc(len(raw))
 
     def judge_population(self, final: bool = False) -> None:
-        """Judge what all partitions saw together, as far as the slowest of them has come."""
+        """Judge what all partitions saw together, as far as the slowest of them has come; and which partitions fell silent."""
         self.act(POPULATION, *self.population.advance(list(self.workers.values()), self.source.lag, final))
+        for worker, scores, alerts in self.silence.judge(self.workers, self.source):
+            self.act(worker.name, scores, alerts)
 
     def act(self, owner: str, scores: Sequence[Scores], alerts: Sequence[Alert], written_ms: int = -1) -> None:
         """Queue alert versions, and the triggers that policy makes of them, for delivery."""

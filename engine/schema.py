@@ -61,7 +61,7 @@ def typed(rows: Rows) -> tuple[pa.RecordBatch, dict[int, tuple[str, str]]]:
             column, failed = cast(column, known.type)
             note(bad, failed, "type", f"{field.name}: not {known.type}")
         columns.append(column)
-        fields.append(pa.field(field.name, column.type))
+        fields.append(pa.field(field.name, column.type, metadata=field.metadata))
     present = {f.name for f in fields}
     for name, known in schema.items():
         if not known.required:

@@ -124,6 +124,8 @@ class State:
 
     def __init__(self, limits: dict[str, int] | None = None):
         self.limits = limits or {}
+        self.name = ""
+        """Whose state it is, for people: the partition's name."""
         self.tables: dict[str, KeyTable] = {}
         self.specs: dict[str, ArraySpec] = {}
         self.arrays: dict[str, np.ndarray] = {}

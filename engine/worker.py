@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+from engine import counters
 from engine.alerts import Alert
 from engine.batch import Batch
 from engine.checkpoint import Snapshot
-from engine.finding import Detector, Judgement, PopulationDetector, Scores
+from engine.finding import Detector, Judgement, PopulationDetector, Scores, SilenceDetector
 from engine.lifecycle import Lifecycle
 from engine.sketch import Sketch
 from engine.state import NEVER, State
@@ -37,13 +39,16 @@ class Worker:
         self.feeds = feeds
         self.detectors = detectors
         self.state = snapshot.state if snapshot else State(dict(limits))
+        self.state.name = self.name
         self.next_offset = snapshot.next_offset if snapshot else -1
+        self.state.declare(counters.ARRAYS)
         for detector in detectors.values():
             self.state.declare(detector.arrays())
         self.lifecycle = Lifecycle(self.state, config_hash)
 
     def observe(self, batch: Batch) -> None:
-        """Fold a batch into the state of every detector of its stream."""
+        """Fold a batch into the state of every detector of its stream, counters as rates."""
+        batch = counters.rated(batch, self.state)
         for detector in self.of_stream(batch.stream):
             detector.observe(batch, self.state)
 
@@ -57,6 +62,30 @@ class Worker:
                 judged.scores += said.scores
                 judged.findings += said.findings
         return judged.scores, self.lifecycle.apply(judged.findings, stream, now_us)
+
+    def silent_from_s(self, lateness_us: int) -> float:
+        """How long after its last rows the silence of this partition is something to be told, seconds; infinite where it is nothing."""
+        wait_s = math.inf
+        for detector in self._of_silence():
+            reached = self.state.watermarks.get(detector.streams[0])
+            if reached is not None and (at_us := detector.silent_from(self.state)) is not None:
+                wait_s = min(wait_s, max(0.0, (at_us - reached - lateness_us) / 1e6))
+        return wait_s
+
+    def silent(self) -> tuple[list[Scores], list[Alert]]:
+        """Score rows and alert versions that say that nothing comes any more; event time stays where it is."""
+        scores: list[Scores] = []
+        alerts: list[Alert] = []
+        for detector in self._of_silence():
+            if detector.silent_from(self.state) is not None:
+                said = detector.silent(self.state)
+                stream = detector.streams[0]
+                scores += said.scores
+                alerts += self.lifecycle.apply(said.findings, stream, self.state.watermarks.get(stream, NEVER))
+        return scores, alerts
+
+    def _of_silence(self) -> list[SilenceDetector]:
+        return [d for d in self.detectors.values() if hasattr(d, "silent_from")]  # type: ignore[misc]
 
     def collect(self, before_us: int) -> list[Sketch]:
         """Close the panes that end by `before_us`, and hand over their sketches."""

@@ -1,4 +1,4 @@
-"""Names of metrics on the wire, and the canonical `metric.<name>` they become: DCGM by field id, vLLM, SGLang, Triton, OpenTelemetry hw.*.
+"""Names of metrics on the wire, and the canonical `metric.<name>` they become: DCGM by field id, vLLM, SGLang, Triton, OpenTelemetry.
 
 DCGM renamed its fields in 4.6 and the exporter still emits the old names, so the numeric id is the key and both names are aliases.
 """
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. `kind`: gauge, or counter (becomes a rate per second, resets handled). `scale` multiplies into `unit`."""
+    """One metric. `kind`: gauge, counter (becomes a rate per second, resets handled) or histogram (becomes the mean of what came in
+    between). `scale` multiplies into `unit`. Several points of one device and moment are added up; of gauges the greatest counts."""
 
     name: str
     aliases: tuple[str, ...]
@@ -127,7 +128,10 @@ generation_throughput gauge 1/s 1 gen_throughput
 prompt_tokens counter 1/s 1 prompt_tokens_total,prompt_tokens
 generation_tokens counter 1/s 1 generation_tokens_total,generation_tokens
 """),
-    *_histograms("sglang:", "SGLang", {"time_to_first_token_seconds": "ttft", "e2e_request_latency_seconds": "request_latency"}),
+    *_histograms("sglang:", "SGLang", {
+        "time_to_first_token_seconds": "ttft", "inter_token_latency_seconds": "inter_token_latency",
+        "e2e_request_latency_seconds": "request_latency",
+    }),
     *_serving("nv_", "Triton Inference Server", """
 requests_finished counter 1/s 1 inference_request_success
 requests_failed counter 1/s 1 inference_request_failure
@@ -141,6 +145,7 @@ gpu_util gauge 1 1 gpu_utilization
 power_usage gauge W 1 gpu_power_usage
 fb_used gauge MiBy 9.5367431640625e-07 gpu_memory_used_bytes
 """),
+    Metric("ttft", ("nv_inference_first_response_histogram_ms",), "histogram", "s", "Triton Inference Server", 1e-3),
 ]  # fmt: skip
 
 OPENTELEMETRY = [
@@ -153,16 +158,54 @@ OPENTELEMETRY = [
     Metric("power_usage", ("hw.power",), "gauge", "W", "OpenTelemetry hw.*"),
     Metric("gpu_temp", ("hw.temperature",), "gauge", "Cel", "OpenTelemetry hw.*"),
     Metric("status", ("hw.status",), "gauge", "1", "OpenTelemetry hw.*"),
-]
+    *(Metric(canonical, (name,), "histogram", unit, "OpenTelemetry GenAI and MCP") for name, canonical, unit in (
+        ("gen_ai.client.token.usage", "tokens_per_call", "1"),
+        ("gen_ai.client.operation.duration", "client_latency", "s"),
+        ("gen_ai.client.operation.time_to_first_chunk", "client_ttft", "s"),
+        ("gen_ai.client.operation.time_per_output_chunk", "client_chunk_latency", "s"),
+        ("gen_ai.server.request.duration", "request_latency", "s"),
+        ("gen_ai.server.time_to_first_token", "ttft", "s"),
+        ("gen_ai.server.time_per_output_token", "inter_token_latency", "s"),
+        ("mcp.client.operation.duration", "mcp_client_latency", "s"),
+        ("mcp.client.session.duration", "mcp_client_session", "s"),
+        ("mcp.server.operation.duration", "mcp_server_latency", "s"),
+        ("mcp.server.session.duration", "mcp_server_session", "s"),
+    )),
+]  # fmt: skip
+
+PROMETHEUS = [Metric("up", ("up",), "gauge", "1", "Prometheus"),
+              Metric("scrape_duration", ("scrape_duration_seconds",), "gauge", "s", "Prometheus")]  # fmt: skip
+"""What a scrape says of itself. `up` 0: the target did not answer, and what it would have said is missing."""
+
+HW_STATES = {"ok": 0.0, "degraded": 1.0, "predicted_failure": 2.0, "failed": 3.0}
+"""`hw.status` has a point for each state, 1 for the one that holds; the canonical metric is how bad that state is."""
+
+
+def spellings(name: str, unit: str) -> set[str]:
+    """How a metric is written: as it stands, in small letters (OpenTelemetry's SDK), and as Prometheus has names with dots or colons.
+
+    >>> sorted(spellings("hw.gpu.utilization", "1"))
+    ['hw.gpu.utilization', 'hw_gpu_utilization', 'hw_gpu_utilization_ratio']
+    """
+    found = {name, name.lower()}
+    if ":" in name:
+        found.add(name.replace(":", "_"))
+    if "." in name and not name.startswith("dcgm."):
+        flat = name.replace(".", "_")
+        found |= {flat, flat + PROMETHEUS_UNITS.get(unit, "")}
+    return found
+
+
+PROMETHEUS_UNITS = {"1": "_ratio", "s": "_seconds", "MiBy": "_bytes", "By/s": "_bytes", "W": "_watts", "Cel": "_celsius"}
 
 METRICS: dict[str, Metric] = {
-    spelling: metric for metric in (*DCGM, *SERVING, *OPENTELEMETRY) for alias in metric.aliases for spelling in (alias, alias.lower())
+    spelling: metric
+    for metric in (*DCGM, *SERVING, *OPENTELEMETRY, *PROMETHEUS)
+    for alias in metric.aliases
+    for spelling in spellings(alias, metric.unit)
 }
-"""Every metric by every name it has on the wire, and by that name in small letters, which is how OpenTelemetry's SDK writes it.
+"""Every metric by every name it has on the wire.
 
->>> METRICS["DCGM_FI_DEV_GPU_TEMP"].name, METRICS["vllm:gpu_cache_usage_perc"].name
-('gpu_temp', 'kv_cache_usage')
+>>> METRICS["DCGM_FI_DEV_GPU_TEMP"].name, METRICS["vllm:gpu_cache_usage_perc"].name, METRICS["hw_temperature_celsius"].name
+('gpu_temp', 'kv_cache_usage', 'gpu_temp')
 """
-
-COUNTERS = frozenset(alias for alias, metric in METRICS.items() if metric.kind == "counter")
-"""Names whose values only grow until the exporter restarts."""

@@ -12,12 +12,26 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from streams.metrics import COUNTERS, METRICS, Metric
+from streams.metrics import HW_STATES, METRICS, Metric
 from streams.xid import XID, XidCode
 
 __all__ = [
-    "ATTRIBUTES", "COLUMNS", "COUNTERS", "METRICS", "OPERATIONS", "SPAN_KINDS", "STREAMS", "VERSION", "XID",
-    "Attribute", "Column", "Metric", "XidCode", "column",
+    "ATTRIBUTES",
+    "COLUMNS",
+    "HW_STATES",
+    "METRICS",
+    "OPERATIONS",
+    "SPAN_KINDS",
+    "SPARSE",
+    "STREAMS",
+    "TOTAL",
+    "VERSION",
+    "XID",
+    "Attribute",
+    "Column",
+    "Metric",
+    "XidCode",
+    "column",
 ]  # fmt: skip
 
 VERSION = "2026.1"
@@ -92,6 +106,13 @@ STREAMS = tuple(COLUMNS)
 FAMILIES: dict[str, dict[str, pa.DataType | None]] = {"inference": {"feature.": None}, "hardware": {"metric.": pa.float32()}}
 """Open families of columns: any name with the prefix is a column of the stream."""
 
+TOTAL = "_total"
+"""`metric.<name>_total` is a counter that only grows until its producer restarts, in double precision: the engine makes `metric.<name>` of
+it, the rate per second. `metric.<name>_sum_total` with `metric.<name>_count_total` is a histogram: it becomes the mean of what came in
+between."""
+SPARSE = {b"telltale.sparse": b"1"}
+"""Metadata of a metric's field that comes only when something happened, so that its silence is no news."""
+
 
 def column(stream: str, name: str) -> Column | None:
     """The canonical column of that name, or None where the stream has none.
@@ -103,7 +124,7 @@ def column(stream: str, name: str) -> Column | None:
     if known is None:
         for prefix, kind in FAMILIES.get(stream, {}).items():
             if name.startswith(prefix) and len(name) > len(prefix):
-                return Column(name, kind)
+                return Column(name, pa.float64() if stream == "hardware" and name.endswith(TOTAL) else kind)
     return known
 
 

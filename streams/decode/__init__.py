@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from streams.decode import arrow, json, otlp, otlp_json
-from streams.decode.format import ENCODINGS, Format, reject, reject_all
+from streams.decode import arrow, json, otlp, otlp_json, prometheus
+from streams.decode.format import Format, reject, reject_all
 from streams.decode.sniff import encodings_of
 from streams.decode.tables import in_order
 from streams.records import Decoded, RawBatch
@@ -25,7 +25,10 @@ DECODERS: Mapping[str, Decoder] = {
     "arrow": arrow.decode,
     "otlp_proto": otlp.decode,
     "otlp_json": otlp_json.decode,
+    "prometheus": prometheus.decode,
 }
+ENCODINGS = ("auto", *DECODERS)
+"""What a topic's setting may be."""
 
 
 def decode(raw: RawBatch, fmt: Format) -> Decoded:

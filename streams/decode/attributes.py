@@ -18,8 +18,10 @@ from streams import names
 
 EVALUATION = "gen_ai.evaluation.result"
 XID_LINE = re.compile(r"\b(?:NVRM: Xid|nvidia-nvswitch\d*: SXid) \((?:PCI:)?([^)]*)\)")
-HOSTS = ("host.name", "Hostname", "hostname", "k8s.node.name", "host.id", "instance", "service.instance.id")
-DEVICES = ("hw.id", "UUID", "gpu_uuid", "gpu", "device", "model_name", "model")
+HOSTS = (
+    "host.name", "host_name", "Hostname", "hostname", "k8s.node.name", "k8s_node_name", "node", "host.id", "host_id", "instance",
+    "service.instance.id", "service_instance_id",
+)  # fmt: skip
 
 RANKED: dict[str, list[tuple[str, bool]]] = {}
 for _attribute in names.ATTRIBUTES:
@@ -134,16 +136,6 @@ def log_row(body: Any, attributes: Mapping[str, Any], resource: Mapping[str, Any
     return {"time": time_ns // 1000 or None, "host": named(HOSTS, attributes, resource), "device": match[1], "log": body[:4096]}
 
 
-def point_place(attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> tuple[str | None, str]:
-    """(host, device) of a data point; a server's own metrics have the device `-`.
-
-    >>> point_place({"gpu": "3", "Hostname": "n1"}, {})
-    ('n1', 'gpu3')
-    """
-    device = named(DEVICES, attributes, resource) or "-"
-    return named(HOSTS, attributes, resource), f"gpu{device}" if device.isdigit() else device
-
-
 def named(wanted: Sequence[str], attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> str | None:
     """The first of these attributes that is there, as text."""
     for where in (attributes, resource):
@@ -151,17 +143,3 @@ def named(wanted: Sequence[str], attributes: Mapping[str, Any], resource: Mappin
             if (text := as_type(where.get(name), pa.string())) is not None:
                 return text
     return None
-
-
-def point_column(metric: str, value: float, scale_unit: bool = True) -> tuple[str, float] | None:
-    """(column, value) of a metric by its name on the wire; None for one that the registry does not have, or a value that is no number.
-
-    A counter that only grows is `metric.<name>_total`; the XID gauge is the column `xid`.
-    """
-    known = names.METRICS.get(metric)
-    if known is None or known.kind == "histogram" or not math.isfinite(value):
-        return None
-    if known.field_id == 230:
-        return "xid", float(int(value))
-    suffix = "_total" if known.kind == "counter" else ""
-    return f"metric.{known.name}{suffix}", value * known.scale

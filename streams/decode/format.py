@@ -9,8 +9,6 @@ import numpy as np
 
 from streams.records import RawBatch, Reject
 
-ENCODINGS = ("auto", "json", "arrow", "otlp_proto", "otlp_json")
-
 
 @dataclass(frozen=True)
 class Format:

@@ -224,7 +224,7 @@ def everything(text: np.ndarray, stream: str, seen: dict[str, pa.DataType]) -> p
         name = key.decode("utf-8", "replace")
         if name not in fields and names.column(stream, name) is not None:
             guess: object = "" if first == b'"' else first in b"tf" or 0.0
-            fields[name] = in_json(pa.float32()) if stream == "hardware" else wire_type(stream, name, guess) or pa.float64()
+            fields[name] = wire_type(stream, name, guess) or pa.float64()
     return pa.schema(list(fields.items()))
 
 
@@ -247,11 +247,11 @@ def canonical(table: pa.Table, stream: str) -> pa.RecordBatch:
 
 def converted(array: pa.Array, want: pa.DataType) -> pa.Array:
     """From the type in JSON to the canonical one."""
-    if array.type == want:
-        return array
-    if pa.types.is_float32(want):
+    if pa.types.is_floating(want):
         array = array.cast(want, safe=False)
         return pc.if_else(pc.is_finite(array), array, pa.scalar(None, want))
+    if array.type == want:
+        return array
     if pa.types.is_fixed_size_binary(want):
         return unhex(array, want)
     return array.cast(want, safe=False)

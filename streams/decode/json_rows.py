@@ -114,6 +114,8 @@ def of_type(kind: pa.DataType) -> Callable[[Any], Any]:
         return lambda value: [None if v is None else item(v) for v in expect(value, list, "a list")]
     if pa.types.is_boolean(kind):
         return lambda value: expect(value, bool, "true or false")
+    if pa.types.is_float64(kind):
+        return wide_number
     if pa.types.is_floating(kind):
         return number
     if pa.types.is_integer(kind):
@@ -139,6 +141,13 @@ def number(value: Any) -> float | None:
     with np.errstate(over="ignore"):
         narrow = float(np.float32(float(value)))
     return narrow if math.isfinite(narrow) else None
+
+
+def wide_number(value: Any) -> float | None:
+    """A float64; NaN and infinity become null."""
+    if not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {shown(value)}")
+    return float(value) if math.isfinite(value) else None
 
 
 def integer(value: Any, low: int, high: int) -> int | None:

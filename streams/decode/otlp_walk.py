@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from streams.decode import attributes as meaning
 from streams.decode.format import Format
+from streams.decode.otlp_metrics import metrics
 from streams.decode.tables import Gathered
 
 REQUESTS: Mapping[str, Any] = {
@@ -21,7 +22,10 @@ ERROR = 2
 
 def walk(signal: str, request: Any, fmt: Format, offset: int, out: Gathered) -> None:
     """Add the rows of one parsed request."""
-    {"traces": traces, "metrics": metrics, "logs": logs}[signal](request, fmt, offset, out)
+    if signal == "metrics":
+        metrics(request, offset, out.points, attributes_of)
+    else:
+        {"traces": traces, "logs": logs}[signal](request, fmt, offset, out)
 
 
 def any_value(value: Any) -> Any:
@@ -83,23 +87,3 @@ def logs(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
                     out.add("evaluation", meaning.evaluation_row(own, own, resource, time_ns) | identifiers(record), offset)
                 elif (row := meaning.log_row(body, own, resource, time_ns)) is not None:
                     out.add("hardware", row, offset)
-
-
-def metrics(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
-    """Gauges and sums that the registry knows, the points of one device and moment as one row of `hardware`."""
-    for group in request.resource_metrics:
-        resource = attributes_of(group.resource.attributes)
-        rows: dict[tuple[str | None, str, int], dict[str, Any]] = {}
-        for scope in group.scope_metrics:
-            for metric in scope.metrics:
-                kind = metric.WhichOneof("data")
-                for point in getattr(metric, kind).data_points if kind in ("gauge", "sum") else ():
-                    value = point.as_double if point.WhichOneof("value") == "as_double" else float(point.as_int)
-                    column = meaning.point_column(metric.name, value)
-                    if column is not None:
-                        place = meaning.point_place(attributes_of(point.attributes), resource)
-                        time_us = point.time_unix_nano // 1000
-                        row = rows.setdefault((*place, time_us), {"time": time_us or None, "host": place[0], "device": place[1]})
-                        row[column[0]] = int(column[1]) if column[0] == "xid" else column[1]
-        for row in rows.values():
-            out.add("hardware", row, offset)

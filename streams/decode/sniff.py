@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +19,7 @@ CONTENT_TYPES: Mapping[bytes, str] = {
     b"application/vnd.apache.arrow.file": "arrow",
     b"application/x-protobuf": "otlp_proto",
     b"application/cloudevents+json": "cloudevents",
+    b"application/cloudevents-batch+json": "cloudevents",
     b"text/plain": "prometheus",
     b"application/openmetrics-text": "prometheus",
 }
@@ -26,6 +28,11 @@ JSON_KINDS: tuple[tuple[bytes, str], ...] = (
     (b'"specversion"', "cloudevents"), (b'"captureData"', "sagemaker"),
 )  # fmt: skip
 """What a JSON record is when it holds this key near its beginning."""
+SAMPLE = re.compile(
+    rb"(?:# (?:HELP|TYPE|UNIT|EOF)\b|[A-Za-z_:][\w:]*[ \t]*(?:\{[^\n]*\})?[ \t]+[-+.\dNI]\S*(?:[ \t]+-?[\d.]+)?[ \t\r]*(?:#|\n|\Z))"
+)
+"""How Prometheus text begins: a comment of its own, or a sample."""
+KERNEL = re.compile(rb"NVRM: Xid|nvidia-nvswitch\d*: SXid")
 BEGINNING = 4096
 BLANK = frozenset(b" \t\r\n")
 
@@ -93,9 +100,9 @@ def by_content(raw: RawBatch, record: int) -> str:
     text = head.lstrip(b" \t\r\n")
     if text[:1] in (b"{", b"["):
         return next((kind for key, kind in JSON_KINDS if key in head), "json")
-    if text[:7] in (b"# HELP ", b"# TYPE ") or (text[:1].isalpha() and b"\n" in text and b"{" in text[:200]):
+    if SAMPLE.match(head.lstrip(b" \t\r\n")):
         return "prometheus"
-    return ""
+    return "kernel_log" if KERNEL.search(head) else ""
 
 
 def fits(head: bytes, length: int) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from streams import names
+from streams.decode.points import Points
 from streams.records import Rows
 
 
@@ -77,6 +78,7 @@ class Gathered:
     def __init__(self) -> None:
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.offsets: dict[str, list[int]] = {}
+        self.points = Points()
         self._marks: dict[str, int] = {}
 
     def mark(self) -> None:
@@ -95,4 +97,4 @@ class Gathered:
 
     def done(self) -> list[Rows]:
         """All of it."""
-        return [rows_of(stream, rows, self.offsets[stream]) for stream, rows in self.rows.items() if rows]
+        return [rows_of(stream, rows, self.offsets[stream]) for stream, rows in self.rows.items() if rows] + self.points.done()

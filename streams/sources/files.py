@@ -85,6 +85,10 @@ class FileSource:
         """Not known without reading on."""
         return None
 
+    def caught_up(self, partition: Partition) -> bool:
+        """Never: the end of a file is no silence."""
+        return False
+
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Files keep no offsets."""
 

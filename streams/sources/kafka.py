@@ -35,6 +35,7 @@ DEFAULTS: Mapping[str, Any] = {
 RECORDS_A_POLL = 20_000
 BATCHES_A_POLL = 2_000
 CLOSE_TIMEOUT_MS = 5_000
+ASK_TIMEOUT_MS = 1_000
 
 
 class KafkaSource:
@@ -139,6 +140,19 @@ class KafkaSource:
         if state is None or state.highwater is None or state.position is None:
             return None
         return max(0, state.highwater - state.position.offset)
+
+    def caught_up(self, partition: Partition) -> bool:
+        """Whether the broker says, now, that there is nothing to read; False where it does not answer, which is logged."""
+        place = TopicPartition(partition.topic, partition.number)
+        state = self._consumer._subscription.assignment.get(place)
+        if state is None or state.position is None:
+            return False
+        try:
+            end = self._consumer.end_offsets([place], timeout_ms=ASK_TIMEOUT_MS)[place]
+        except (kafka_errors.KafkaError, OSError) as error:
+            self._tell(error)
+            return False
+        return state.position.offset >= end
 
     def positions(self) -> dict[Partition, int]:
         """The offset read next of each assigned partition, where it is known."""

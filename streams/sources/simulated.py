@@ -99,6 +99,10 @@ class SimulatedSource:
         log = self.logs[partition]
         return log.end - log.position
 
+    def caught_up(self, partition: Partition) -> bool:
+        """Whether nothing waits to be polled."""
+        return self.lag(partition) == 0
+
     def seek(self, partition: Partition, offset: int) -> None:
         """Poll from that offset next. Raises ValueError when it is gone, or not there yet."""
         log = self.logs[partition]

@@ -42,6 +42,10 @@ class Source(Protocol):
         """Records between our position and the end; None where that is not known yet."""
         ...
 
+    def caught_up(self, partition: Partition) -> bool:
+        """Whether the place where records are kept says, now, that we have read all of them; False where it can't be asked."""
+        ...
+
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Tell the source how far we are, for whoever looks there."""
 
