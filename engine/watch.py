@@ -49,12 +49,14 @@ class WatchSettings(Settings):
 
 @dataclass(frozen=True)
 class Kind:
-    """What is watched of a kind of series: whose rows, which quantities, and who is to be told what. `labels`: of a key."""
+    """What is watched of a kind of series: whose rows, which quantities, and what is said of them. `labels`: of a key; `suited`: a quantity
+    as one key has it, where keys differ."""
 
     stream: str
     quantities: tuple[Quantity, ...]
     labels: Callable[[str], dict[str, str]]
     tags: Mapping[str, tuple[str, ...]]
+    suited: Callable[[str, Quantity], Quantity] = lambda key, quantity: quantity
 
     def columns(self) -> list[int]:
         """The first column of each quantity, and the number of columns."""
@@ -187,7 +189,8 @@ class Watch:
         null = Null.of(nulls[series])
         slot = int(state.slots(self.table, [series], int(cells[-1, 0]) * self.pane_us if len(cells) else 0)[0])
         if not known:
-            state[f"{self.name}.lanes"][slot] = lanes(quantity, null)
+            suited = self.kinds[kind].suited(series.rpartition("/")[0], quantity)
+            state[f"{self.name}.lanes"][slot] = lanes(suited, null)
             state.records.setdefault(f"{self.name}.kinds", {})[series] = kind
         panes, successes, rows = counted(quantity, cells, null.edges)
         if (some := rows > 0).any():

@@ -88,6 +88,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         arguments=CONTENT, result=CONTENT, user_prompt=CONTENT,
         destinations=pa.list_(pa.uint64()), prompt_items=pa.list_(pa.uint64()), result_items=pa.list_(pa.uint64()),
         definition_hash=pa.uint64(), definition=CONTENT, denied=pa.bool_(), error=TEXT, tokens=pa.int64(), bytes_out=pa.int64(),
+        data_source=TEXT, documents=CONTENT, retrieved=pa.int32(), top_score=pa.float32(),
     ),
     "hardware": _columns(
         "host device", host=TEXT, device=TEXT, rack=TEXT, job=TEXT, rank=pa.int32(), sku=TEXT, xid=pa.int32(), log=CONTENT
@@ -152,6 +153,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         ("arguments", "gen_ai.tool.call.arguments"), ("result", "gen_ai.tool.call.result"),
         ("definition", "gen_ai.tool.definitions gen_ai.tool.description"),
         ("prompt", "gen_ai.input.messages gen_ai.retrieval.query.text"),
+        ("data_source", "gen_ai.data_source.id"), ("documents", "gen_ai.retrieval.documents"),
         ("name", "gen_ai.evaluation.name"), ("score", "gen_ai.evaluation.score.value"), ("label", "gen_ai.evaluation.score.label"),
     ]),
     *_rows("OpenTelemetry semantic conventions, MCP (development)", "1.41.1", [
@@ -168,13 +170,14 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         ("cached_tokens", "llm.token_count.prompt_details.cache_read"),
         ("reasoning_tokens", "llm.token_count.completion_details.reasoning"),
         ("tool", "tool.name"), ("arguments", "tool.parameters"), ("definition", "tool.description"), ("agent", "agent.name"),
-        ("prompt", "input.value"), ("result", "output.value"),
+        ("prompt", "input.value"), ("result", "output.value"), ("top_score", "retrieval.documents.0.document.score"),
     ]),
     *_rows("vLLM tracing", "0.6", [
         ("ttft_s", "gen_ai.latency.time_to_first_token"), ("choices", "gen_ai.request.n"),
     ]),
     *_rows("Telltale: what no convention names", "2026.1", [
         ("logprobs", "telltale.logprobs"), ("predicted", "telltale.predicted"), ("confidence", "telltale.confidence"),
+        ("retrieved", "telltale.retrieved"), ("top_score", "telltale.top_score"),
         ("device", "telltale.device hw.id"), ("peer", "telltale.peer"), ("denied", "telltale.denied"),
     ]),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from engine.detectors.campaign import Campaign, CampaignSettings
 from engine.detectors.drift import Drift, DriftSettings
 from engine.detectors.drift_embeddings import DriftEmbeddings, DriftEmbeddingsSettings
 from engine.detectors.extraction import Extraction, ExtractionSettings
+from engine.detectors.grounding import Grounding, GroundingSettings
 from engine.detectors.hardware import Hardware, HardwareSettings
 from engine.detectors.missing import Missing, MissingSettings
 from engine.detectors.performance import Performance, PerformanceSettings
@@ -32,6 +33,7 @@ DETECTORS: dict[str, Row] = {
     "drift_embeddings": Row("drift_embeddings", DriftEmbeddingsSettings, DriftEmbeddings),
     "rates": Row("rates", RatesSettings, Rates),
     "performance": Row("performance", PerformanceSettings, Performance),
+    "grounding": Row("grounding", GroundingSettings, Grounding),
     "extraction": Row("extraction", ExtractionSettings, Extraction),
     "campaign": Row("campaign", CampaignSettings, Campaign),
     "hardware": Row("hardware", HardwareSettings, Hardware),
