@@ -6,7 +6,7 @@ MINUTES ?= 10
 V := .venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow lint bench parity quality chaos kafka format clean
+.PHONY: help demo test test-slow lint bench bench-detectors parity quality chaos kafka format clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -55,6 +55,10 @@ format: $(V)/.test
 ## make bench               how fast the kernels and the engine are, against limits measured in the same run
 bench: $(V)/.test
 	$(V)/bin/python -m benchmarks
+
+## make bench-detectors      what the detectors of inference traffic cost a row, beside River's ADWIN where .venv-peers has it
+bench-detectors: $(V)/.test
+	$(V)/bin/python -m benchmarks.detectors $(ARGS)
 
 ## make quality             how well the detectors detect, on the data in ../shared/data
 quality: $(V)/.test .venv-quality/.done

@@ -29,13 +29,16 @@ def results(rounds: list[dict[str, Any]], limits: dict[str, float]) -> list[dict
 
 def beside_peers(peers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Peers' rates with ours on the same work, and the ratio."""
-    from benchmarks.peers.ours import distance_differs, psi_differs, rates
+    from benchmarks.peers.ours import distance_differs, distances_differ, psi_differs, rates
 
     mine = rates()
     for peer in peers:
         if peer["name"] == "Evidently PSI report":
             peer["largest_difference"] = psi_differs(peer)
             assert peer["largest_difference"] < 1e-6, f"PSI differs from Evidently's by {peer['largest_difference']}"
+        if peer["name"] == "Evidently distances":
+            peer["largest_difference"] = distances_differ(peer)
+            assert peer["largest_difference"] < 1e-6, f"distances differ from Evidently's by {peer['largest_difference']}"
         if peer["name"] == "scikit-learn NearestNeighbors":
             peer["largest_difference"] = distance_differs(peer)
             assert peer["largest_difference"] < 1e-4, f"distances differ from scikit-learn's by {peer['largest_difference']}"

@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.ceilings import best_of
 from benchmarks.peers import work
+from engine.detectors.drift_statistics import distances
 from kernels import cardinality, neighbors, profile, rff
 from kernels.evidence import BETS, bets_for, evidence
 
@@ -46,6 +47,12 @@ def psi_differs(peer: dict[str, Any]) -> float:
     return worst
 
 
+def distances_differ(peer: dict[str, Any]) -> float:
+    """The largest difference between Evidently's distances of two binned samples and ours, of what an alert carries."""
+    said = distances(*work.histograms(), np.arange(18.0))
+    return max(abs(said[name] - value) for name, value in peer["answer"].items())
+
+
 def distance_differs(peer: dict[str, Any]) -> float:
     """How far scikit-learn's mean distance to the 50 nearest and ours are apart."""
     return abs(
@@ -69,6 +76,7 @@ def rates() -> dict[str, float]:
     return {
         "scikit-learn RBFSampler + mean": len(rows) / best_of(lambda: rff.rff(rows, keys, w, *sums), rounds=3),
         "scikit-learn NearestNeighbors": len(queries) / best_of(lambda: neighbors.nearest(queries, reservoir, 50), rounds=3),
+        "Evidently distances": 1 / best_of(lambda: distances(*work.histograms(), np.arange(18.0))),
         "Evidently PSI report": current.size / best_of(lambda: psi_report(reference, current, quantiles), rounds=5),
         "scipy ks_2samp": current.shape[1] / column,
         "scipy wasserstein_distance": current.shape[1] / column,

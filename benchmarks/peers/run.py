@@ -35,6 +35,36 @@ def evidently_psi(rows: int) -> dict:
     return timed("Evidently PSI report", rows * work.COLUMNS, call)
 
 
+def evidently_distances() -> dict:
+    import importlib
+
+    import pandas as pd
+    from evidently.legacy.core import ColumnType
+
+    def tests(module: str, name: str):
+        return getattr(importlib.import_module(f"evidently.legacy.calculations.stattests.{module}"), name)
+
+    psi, js, kl = tests("psi", "_psi"), tests("jensenshannon", "_jensenshannon"), tests("kl_div", "_kl_div")
+    hellinger, energy = tests("hellinger_distance", "_hellinger_distance"), tests("energy_distance", "_energy_dist")
+    tvd, wasserstein = tests("tvd_stattest", "_total_variation_distance"), tests("wasserstein_distance_norm", "_wasserstein_distance_norm")
+    before, after = (pd.Series(np.repeat(np.arange(len(counts)), counts)) for counts in work.histograms())
+    categories, numbers = ColumnType.Categorical, ColumnType.Numerical
+
+    def call() -> dict[str, float]:
+        found = {
+            "psi": psi(before, after, categories, 0.1)[0],
+            "jensen_shannon": js(before, after, categories, 0.1)[0],
+            "kullback_leibler": kl(before, after, categories, 0.1)[0],
+            "hellinger": hellinger(before.copy(), after.copy(), categories, 0.1)[0],
+            "total_variation": tvd(before, after),
+            "wasserstein_normed": wasserstein(before, after, numbers, 0.1)[0],
+            "energy": energy(before, after, numbers, 0.1)[0],
+        }
+        return {name: float(value) for name, value in found.items()}
+
+    return timed("Evidently distances", 1, call)
+
+
 def scipy_tests() -> list[dict]:
     from scipy.stats import ks_2samp, wasserstein_distance
 
@@ -88,6 +118,7 @@ if __name__ == "__main__":
     np.seterr(all="ignore")
     found = [
         evidently_psi(int(sys.argv[1]) if len(sys.argv) > 1 else work.ROWS),
+        evidently_distances(),
         *scipy_tests(),
         *river_detectors(),
         *datasketch_sketches(),

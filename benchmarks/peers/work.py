@@ -21,6 +21,12 @@ def current() -> np.ndarray:
     return columns
 
 
+def histograms() -> tuple[np.ndarray, np.ndarray]:
+    """int64[18] counts of two samples of whole numbers, 5,000 and 3,000 rows."""
+    rng = np.random.default_rng(8)
+    return tuple(np.bincount(rng.binomial(n, p, rows), minlength=18) for n, p, rows in ((15, 0.4, 5000), (17, 0.45, 3000)))  # type: ignore[return-value]
+
+
 def items(n: int) -> np.ndarray:
     """uint64[n] identifiers, half of them distinct."""
     return np.random.default_rng(3).integers(0, n // 2, n).astype(np.uint64)

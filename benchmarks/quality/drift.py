@@ -1,20 +1,27 @@
-"""Azure LLM inference traces: code traffic, then conversation traffic on the same model, a known drift; and each shuffled, no drift.
+"""Azure LLM inference traces: code traffic, then conversation traffic on the same model, a known drift; and streams without drift.
 
-The two traces are spliced at a known row. Shuffled traces keep every marginal and have no drift at all: what alarms there is false.
+The two traces are spliced at a known row. Shuffled rows and blocks keep every marginal and have no drift at all: what alarms there is
+false.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from scipy.stats import chi2
 
+from benchmarks.quality import performance
 from benchmarks.quality.backtests import Outcome, backtest
 
 SHUFFLES = 20
+BLOCK, NULL_ROWS, START_US = 32, 200_000, 1_700_000_000_000_000
+DETECTORS = ("drift", "drift_embeddings", "performance")
 
 
 def trace(data: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,3 +84,67 @@ def unspliced(folder: Path, name: str, part: tuple[np.ndarray, np.ndarray, np.nd
     """Alerts on a trace as it was recorded; real traffic changes too, so these are told, not counted as false."""
     outcome: Outcome = backtest("inference", [write(folder / f"{name}.parquet", *part)], folder / name)
     return {"rows": len(part[0]), "alerts": [f"{a['key']}: {a['summary']}" for a in outcome.last_versions("drift")]}
+
+
+def null_streams(data: Path, work: Path, rows: int = NULL_ROWS) -> dict[str, Any]:
+    """Alerts on streams that do not drift: blocks of 32 rows of each set, drawn at random with replacement, a row a second. What depends on
+    what within a block stays as it is in the data. Hours, and alerts of each of the three detectors with the bound that they imply."""
+    config = work / "drift.yaml"
+    others = ("extraction", "campaign", "rates", "missing", "rules", "hardware")
+    config.write_text("detectors:\n" + "".join(f"  {name}: null\n" for name in others))
+    found: dict[str, Any] = {}
+    totals = dict.fromkeys(DETECTORS, 0)
+    hours = 0.0
+    for seed, (name, table) in enumerate(sets(data)):
+        starts = np.random.default_rng(seed).integers(0, table.num_rows - BLOCK, rows // BLOCK)
+        index = (starts[:, None] + np.arange(BLOCK)).reshape(-1)
+        n = len(index)
+        columns = {c: table[c].combine_chunks().take(pa.array(index)) for c in table.schema.names}
+        columns["time"] = pa.array(START_US + np.arange(n) * 1_000_000, pa.timestamp("us", tz="UTC"))
+        columns |= {c: pa.array([name] * n).dictionary_encode() for c in ("principal", "model")}
+        path = work / f"{name}.parquet"
+        pq.write_table(pa.table(columns), path)
+        outcome = backtest("inference", [path], work / name, config=config)
+        series = len(set(outcome.of("drift")["key"].to_pylist()))
+        alerts = {d: len(outcome.last_versions(d)) for d in DETECTORS}
+        found[name] = {"hours": round(n / 3600, 1), "drift_series": series} | alerts
+        hours += n / 3600
+        totals = {d: totals[d] + alerts[d] for d in DETECTORS}
+    weeks = hours / 168
+    return {
+        "sets": found,
+        "weeks": round(weeks, 2),
+        "alerts_a_week": {
+            d: {"measured": round(k / weeks, 2), "to_95": round(float(chi2.ppf(0.95, 2 * k + 2)) / 2 / weeks, 2)} for d, k in totals.items()
+        },
+    }
+
+
+def sets(data: Path) -> Iterator[tuple[str, pa.Table]]:
+    """Tables of features (and predictions) of every set that has rows in an order."""
+    for name in ("elec2", "keystroke", "sea"):
+        table = pq.read_table(data / "drift" / "streams" / f"{name}.parquet")
+        columns = {f"feature.{c}": table[c] for c in table.schema.names if c != "y"} | {"feature.y": table["y"].cast(pa.string())}
+        yield name, pa.table(columns)
+    predicted, confidence, outcome = performance.sea_predictions(data)
+    yield "sea_predictions", pa.table({
+        "predicted": pa.array(predicted.astype(str)), "confidence": pa.array(confidence, pa.float32()), "outcome": pa.array(outcome.astype(str)),
+    })  # fmt: skip
+    table = pq.read_table(data / "drift" / "acs_employment" / "employment_ma.parquet").filter(pc.field("part") == "analysis")
+    said, chance = table["prediction"].to_numpy(), table["predicted_probability"].to_numpy()
+    features = [c for c in table.schema.names if c.isupper() or c == "RAC1P"]
+    yield "census", pa.table(
+        {f"feature.{c}": table[c] if pa.types.is_dictionary(table[c].type) else table[c].cast(pa.float32()) for c in features}
+        | {
+            "predicted": pa.array(said.astype(str)), "confidence": pa.array(np.where(said == 1, chance, 1 - chance), pa.float32()),
+            "outcome": table["employed"].cast(pa.string()),
+        }
+    )  # fmt: skip
+    for name in ("code", "conv"):
+        _, tokens_in, tokens_out = trace(data, name)
+        yield (
+            f"azure_{name}",
+            pa.table({"input_tokens": pa.array(tokens_in, pa.int32()), "output_tokens": pa.array(tokens_out, pa.int32())}),
+        )
+    queries = pq.read_table(data / "extraction" / "llm_queries" / "queries.parquet")
+    yield "prompts", pa.table({"prompt": queries.filter(pc.field("label") == 0)["text"].cast(pa.large_string())})

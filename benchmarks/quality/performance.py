@@ -9,6 +9,8 @@ Census (acs_employment): predictions, probabilities and outcomes as NannyML publ
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.quality.backtests import backtest
+from engine.baseline import Baseline
+from engine.detectors.performance_reference import NONE, Known, cells, metrics
 
 SEA_DRIFTS, FITTED = (12_500, 25_000, 37_500), 2_500
 START_US = 1_700_000_000_000_000
 SHUFFLES = 10
+ROOT = Path(__file__).resolve().parents[2]
+CHUNK = 20_000
 
 
 def write(path: Path, model: str, predicted: np.ndarray, confidence: np.ndarray, outcome: np.ndarray, first: int = 0) -> Path:
@@ -75,8 +81,19 @@ def sea(data: Path, work: Path) -> dict[str, Any]:
     }
 
 
+def nannyml_says(data: Path) -> dict[str, Any] | None:
+    """What NannyML estimates of the same rows, where `.venv-nannyml` has it (see benchmarks/README.md)."""
+    python = ROOT / ".venv-nannyml" / "bin" / "python"
+    if not python.exists():
+        print(f"{python} is not there: NannyML's own estimates are left out")
+        return None
+    rows = data / "drift" / "acs_employment" / "employment_ma.parquet"
+    command = [python, "-W", "ignore", ROOT / "benchmarks" / "peers" / "cbpe.py", rows]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def census(data: Path, work: Path) -> dict[str, Any]:
-    """Performance alerts over the analysis part, and the estimated beside the realised accuracy by year."""
+    """Performance alerts over the analysis part; by chunk the accuracy, our estimate and NannyML's."""
     table = pq.read_table(data / "drift" / "acs_employment" / "employment_ma.parquet")
     part = table["part"].to_numpy(zero_copy_only=False)
     predicted, chance, outcome = (table[c].to_numpy() for c in ("prediction", "predicted_probability", "employed"))
@@ -92,35 +109,30 @@ def census(data: Path, work: Path) -> dict[str, Any]:
         "inference", [write(work / "null.parquet", "census", predicted[~known][order], confidence[~known][order], outcome[~known][order])],
         work / "null", reference=paths[0],
     )  # fmt: skip
-    from engine.baseline import Baseline
-    from engine.detectors.performance import NONE
-    from engine.detectors.performance_reference import Known, cells, metrics
-
     reference = Known.of(Baseline.load(work / "census" / "baseline").parts["performance"]["census"])
+    codes = np.array([float(reference.classes[[reference.name(i) for i in (0, 1)].index(str(p))]) for p in (0, 1)])
     chunks = []
-    for first in range(0, int((~known).sum()), 20_000):
-        rows = slice(first, first + 20_000)
-        said, sure, true = predicted[~known][rows], confidence[~known][rows], outcome[~known][rows]
-        codes = np.array([float(reference.classes[[reference.name(i) for i in (0, 1)].index(str(p))]) for p in (0, 1)])
-        table_of = np.column_stack(
-            [
-                np.zeros(len(said)),
-                codes[said],
-                np.clip(sure * NONE, 0, NONE - 1).astype(int),
-                np.full(len(said), np.nan),
-                np.ones(len(said)),
-                np.ones(len(said)),
-            ]
+    for first in range(int(known.sum()), len(part), CHUNK):
+        rows = slice(first, first + CHUNK)
+        said, sure, n = predicted[rows], confidence[rows], len(predicted[rows])
+        bins = np.clip(sure * NONE, 0, NONE - 1).astype(int)
+        estimated = metrics(
+            reference, cells(reference, np.column_stack([np.zeros(n), codes[said], bins, np.full(n, np.nan), np.ones((n, 2))]))[2][0]
         )
-        estimated = metrics(reference, cells(reference, table_of)[2][0])
-        chunks.append(
-            {"rows": len(said), "accuracy": round(float((said == true).mean()), 4)}
-            | {f"estimated_{k}": round(v, 4) for k, v in estimated.items()}
-        )
+        chunks.append({"rows": n, "accuracy": float((said == outcome[rows]).mean())} | {f"estimated_{k}": v for k, v in estimated.items()})
+    peer = nannyml_says(data)
+    for ours, theirs in zip(chunks, peer["chunks"] if peer else (), strict=False):
+        ours |= {f"nannyml_{k}": v for k, v in theirs.items()}
     return {
+        "largest_difference_from_nannyml": {
+            ours: round(max(abs(c[f"estimated_{ours}"] - c[f"nannyml_{theirs}"]) for c in chunks), 4)
+            for ours, theirs in (("accuracy", "accuracy"), ("f1", "f1"), ("auroc", "roc_auc"))
+        }
+        if peer
+        else None,
         "alerts": [f"{a['key']}: {a['summary']}" for a in told.last_versions("performance")],
         "alerts_shuffled": len(shuffled.last_versions("performance")),
         "largest_error_of_the_estimate": max(abs(c["accuracy"] - c["estimated_accuracy"]) for c in chunks),
-        "chunks": chunks,
+        "chunks": [{k: round(v, 4) for k, v in c.items()} for c in chunks],
         "rows_per_s": told.summary["rows_per_s"],
     }

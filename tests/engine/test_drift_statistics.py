@@ -1,5 +1,9 @@
 """Distances of two histograms, against scipy on the same binned data, and against exact computations on the rows themselves."""
 
+import json
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,9 +11,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial import distance
 
+from benchmarks.peers.ours import distances_differ
 from engine.detectors.drift_reference import learn
 from engine.detectors.drift_statistics import distances, filled, g_tests, log10_tail
 
+ROOT = Path(__file__).resolve().parents[2]
 COUNTS = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=2, max_size=35).filter(
     lambda rows: all(sum(side) > 0 for side in zip(*rows, strict=True))
 )
@@ -74,3 +80,12 @@ def test_tails_agree_with_scipy_and_go_on_beyond_it():
     assert log10_tail(x[:3], df[:3]) == pytest.approx(stats.chi2.logsf(x[:3], df[:3]) / np.log(10), rel=1e-9)
     assert log10_tail(x[3:4], df[3:4]) == pytest.approx(stats.chi2.logsf(1400.0, 31) / np.log(10), rel=1e-6)
     assert -1e5 < log10_tail(x, df)[4] < log10_tail(x, df)[3]
+
+
+def test_evidently_says_the_same():
+    python = ROOT / ".venv-peers" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("no .venv-peers with Evidently: see benchmarks/README.md")
+    code = "import json; from benchmarks.peers import run; print(json.dumps(run.evidently_distances()))"
+    done = subprocess.run([python, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert distances_differ(json.loads(done.stdout)) < 1e-6
