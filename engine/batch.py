@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -11,6 +12,20 @@ import pyarrow.compute as pc
 
 from engine.state import State
 from streams.names import SPARSE
+
+KEY_CHARACTERS = 256
+
+
+def bounded(key: str) -> str:
+    """The key, or of one that is too long its beginning and a digest: keys are kept, and what is kept is bounded.
+
+    >>> bounded("h1/gpu0"), len(bounded("x" * 10_000))
+    ('h1/gpu0', 256)
+    """
+    if len(key) <= KEY_CHARACTERS:
+        return key
+    digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return f"{key[: KEY_CHARACTERS - 1 - len(digest)]}~{digest}"
 
 
 class Batch:
@@ -99,7 +114,7 @@ class Batch:
         parts = [n for n in ("tenant", *names) if n in self.columns]
         if len(parts) == 1 and None not in self.codes(parts[0])[1]:
             codes, values = self.codes(parts[0])
-            return codes, [str(v) or "-" for v in values]
+            return codes, [bounded(str(v)) or "-" for v in values]
         combined = np.zeros(len(self), np.int64)
         for name in parts:
             codes, values = self.codes(name)
@@ -113,7 +128,7 @@ class Batch:
                 value, code = divmod(value, max(1, len(values)))
                 if values[code] is not None:
                     words.append(str(values[code]))
-            keys.append(join.join(reversed(words)) or "-")
+            keys.append(bounded(join.join(reversed(words))) or "-")
         return inverse.astype(np.int32), keys
 
     def slots(self, state: State, table: str, names: Sequence[str]) -> np.ndarray:

@@ -24,7 +24,7 @@ import orjson
 
 from engine.state import KeyTable, State
 
-FORMAT = 1
+FORMAT = 2
 DIGEST_BYTES = 32
 
 
@@ -153,6 +153,7 @@ def pack(snapshot: Snapshot) -> dict[str, np.ndarray]:
     }
     arrays = {f"array/{name}": array for name, array in state.arrays.items()}
     arrays |= {f"last/{name}": t.last_us[: len(t.keys)] for name, t in state.tables.items()}
+    arrays |= {f"again/{name}": t.again[: len(t.keys)] for name, t in state.tables.items()}
     arrays["document"] = np.frombuffer(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS), np.uint8)
     return arrays
 
@@ -170,7 +171,7 @@ def unpack(archive: dict[str, np.ndarray], limits: dict[str, int] | None) -> Sna
         table.keys, table.free = saved["keys"], saved["free"]
         table.evicted, table.refused = saved["evicted"], saved["refused"]
         table.index = {key: slot for slot, key in enumerate(saved["keys"]) if key}
-        table.last_us = archive[f"last/{name}"].copy()
+        table.last_us, table.again = archive[f"last/{name}"].copy(), archive[f"again/{name}"].copy()
     for key, array in archive.items():
         if key.startswith("array/"):
             state.arrays[key.removeprefix("array/")] = array

@@ -130,11 +130,18 @@ class LimitsConfig(Section):
 
     record_bytes: int = Field(16 << 20, gt=0)
     keys: int = Field(1_000_000, gt=0)
+    metrics: int = Field(256, gt=0)
+    state_bytes: int = Field(1 << 30, ge=1 << 20)
     outbox_messages: int = Field(100_000, gt=0)
     future_s: float = Field(300.0, gt=0)
     lateness_s: float = Field(2.0, ge=0)
     idle_s: float = Field(5.0, gt=0)
     poll_bytes: int = Field(32 << 20, gt=0)
+
+    @property
+    def of_state(self) -> dict[str, int]:
+        """The limits of one partition's state, as `State` takes them."""
+        return {"default": self.keys, "metric": self.metrics, "bytes": self.state_bytes}
 
 
 class PolicyConfig(Section):

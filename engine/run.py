@@ -163,7 +163,7 @@ class Engine:
         """Partitions that are ours now: restore each, and go on reading where its checkpoint says."""
         for partition in partitions:
             snapshot = self._restored(str(partition))
-            limits, feeds = {"default": self.config.limits.keys}, self.formats[partition.topic].stream
+            limits, feeds = self.config.limits.of_state, self.formats[partition.topic].stream
             worker = self.workers[partition] = Worker(partition, self.detectors, self.config.hash, snapshot, limits, feeds)
             if worker.next_offset >= 0:
                 self.source.seek(partition, worker.next_offset)
@@ -190,7 +190,7 @@ class Engine:
         if self.checkpoints is None:
             return None
         merged_to_us = self.population.frontiers.get(name) if self.fell_back else None
-        snapshot, damaged = self.checkpoints.load(name, {"default": self.config.limits.keys}, merged_to_us)
+        snapshot, damaged = self.checkpoints.load(name, self.config.limits.of_state, merged_to_us)
         for line in damaged:
             log.error("using the checkpoint before this one: %s", line)
             self.fell_back |= name == POPULATION

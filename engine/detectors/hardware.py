@@ -86,6 +86,8 @@ class Hardware:
         self._start_from_baseline(state, known)
         x = np.full((len(batch), len(state.table("metric"))), np.nan, np.float32)
         for name, column in zip(metrics, columns.tolist(), strict=True):
+            if column < 0:
+                continue  # more metrics than `limits.metrics`
             x[:, column] = batch.floats(name)
         count = len(state.table("device").keys)
         seen = devices_so_far(slots, state["hardware.ticks"][:count] > 0)
@@ -142,11 +144,14 @@ class Hardware:
         if not new:
             return
         columns = state.slots("metric", self.baseline["metrics"], 0).astype(np.int64)
+        fits = np.flatnonzero(columns >= 0)
+        columns = columns[fits]
         for name, dims in self._kept().items():
             for slot, place in new:
                 row = self.baseline["arrays"][name][place]
                 if "metric" in dims:
-                    state[name][slot][np.ix_(*(columns,) * dims.count("metric"))] = row
+                    axes = dims.count("metric")
+                    state[name][slot][np.ix_(*(columns,) * axes)] = row[np.ix_(*(fits,) * axes)]
                 else:
                     state[name][slot] = row
 

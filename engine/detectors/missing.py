@@ -69,6 +69,8 @@ class Missing:
         present = np.zeros((len(batch), len(state.table("metric"))), np.bool_)
         regular = np.ones(len(state.table("metric")), np.bool_)
         for metric, column in zip(metrics, columns, strict=True):
+            if column < 0:
+                continue  # more metrics than `limits.metrics`
             present[:, column] = batch.arrived[metric] if metric in batch.arrived else ~np.isnan(batch.floats(metric))
             regular[column] = metric not in batch.sparse
         up = batch.doubles(UP) if UP in metrics else np.full(len(batch), np.nan)
