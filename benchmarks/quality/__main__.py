@@ -1,6 +1,6 @@
 """How well the detectors detect, on real data, through `telltale backtest`.
 
-    python -m benchmarks.quality [--data DIR] [--sets smd asd azure sea census drift_null extraction campaign] [--out FILE] [--quick]
+    python -m benchmarks.quality [--data DIR] [--sets smd asd azure sea census drift_null extraction campaign poisoning] [--out FILE] [--quick]
 
 DIR is laid out as ../shared/data, the default. VUS-PR needs the authors' package in `.venv-quality`, which `make quality` makes; without
 it the hardware sets are run and VUS-PR is left out, said so. `--quick`: fewer windows, seeds and accounts for extraction and
@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import campaigns, drift, extraction, hardware, performance
+from benchmarks.quality import campaigns, drift, extraction, hardware, performance, poisoning
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SETS = ("smd", "asd", "azure", "sea", "census", "drift_null", "extraction", "campaign")
+SETS = ("smd", "asd", "azure", "sea", "census", "drift_null", "extraction", "campaign", "poisoning")
 
 
 def main() -> None:
@@ -56,6 +56,8 @@ def main() -> None:
                     {"benign": 4000, "cases": ((100, 1.0), (100, 0.5)), "seeds": (0,), "days": 2} if options.quick else {}
                 )
                 figures[name] = campaigns.run(options.data, folder, **quick)
+            elif name == "poisoning":
+                figures[name] = poisoning.run(options.data, folder, (0,) if options.quick else (0, 1, 2))
             elif options.quick:
                 figures[name] = extraction.llm(options.data, folder, (0,), 200, 40) + extraction.classifier(options.data, folder, (0,))
             else:

@@ -14,6 +14,7 @@ from engine.detectors.grounding import Grounding, GroundingSettings
 from engine.detectors.hardware import Hardware, HardwareSettings
 from engine.detectors.missing import Missing, MissingSettings
 from engine.detectors.performance import Performance, PerformanceSettings
+from engine.detectors.poisoning import Poisoning, PoisoningSettings
 from engine.detectors.rates import Rates, RatesSettings
 from engine.detectors.rules import Rules, RulesSettings
 from engine.finding import Context, Detector, Settings
@@ -38,5 +39,6 @@ DETECTORS: dict[str, Row] = {
     "campaign": Row("campaign", CampaignSettings, Campaign),
     "hardware": Row("hardware", HardwareSettings, Hardware),
     "rules": Row("hardware", RulesSettings, Rules),
+    "poisoning": Row("poisoning", PoisoningSettings, Poisoning),
     "missing": Row("hardware", MissingSettings, Missing),
 }

@@ -1,0 +1,219 @@
+"""Poisoning of feedback and training streams: who tries to move what a model will learn, judged on all partitions.
+
+Some 250 documents are enough to poison a model of any size, so copies alarm by their absolute number. Five signals, against a reference:
+
+copies       near-duplicates (MinHash buckets) within as many rows as the reference had: one source's flood, or one text from many sources
+labels       a source that disagrees with the consensus more than the fleet's sources do: an e-process over its agreements
+distance     squared MMD of a source's rows of a class from the class, over windows of 32, 256 and 2,048 rows
+compactness  rows of a source that are more alike than the class's are, over the same windows
+signature    the scatter of a class's sources has one direction that benign sources do not have (Tran, Li and Madry 2018), over 2,048 rows
+
+observe   folds rows into sums of Fourier features (`kernels.rff`) per (source, class) and pane, buckets, and counts of disagreement
+merge     adds the panes of all partitions; a window closes with the pane that fills it
+judge     p- and e-values of `poisoning_reference` against the budget, of which each signal has a fifth
+
+Nothing is learned from what is judged: the reference is a baseline, or the first rows of the stream. Fails when that is poisoned already,
+and where poison looks like its class in every row. A source and class cost 14 KB. Score: -log10 p (or log10 e), higher is more anomalous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from engine.batch import Batch
+from engine.detectors.poisoning_findings import scores_of, to_finding
+from engine.detectors.poisoning_reference import FEATURES, PoisoningReference, fit, hash_of
+from engine.detectors.poisoning_rows import BANDS, CLASSES, disagreement, features, sketched
+from engine.detectors.poisoning_windows import SCALES, SERIES, Windows
+from engine.finding import Context, Judgement, Settings
+from engine.sketch import Sketch, added
+from engine.state import ArraySpec, State
+from kernels.rff import rff
+
+SEPARATOR = "\x1f"
+OPEN = "poisoning.open"
+SAMPLES = 16
+FITTING_ROWS = 20_000
+WIDTH = 1 + FEATURES
+
+
+class PoisoningSettings(Settings):
+    """`reference_rows`: rows that the reference is learned from, where no baseline gives it, and the length of the window for copies;
+    `least_copies`: fewer near-duplicates than that are no flood; `mmd_floor`: least squared MMD of a source that alarms (effect size);
+    `quiet_s`: an alert ends after this long without evidence."""
+
+    reference_rows: int = Field(2000, ge=200)
+    least_copies: int = Field(20, ge=2)
+    mmd_floor: float = Field(0.01, ge=0)
+    quiet_s: float = Field(86400.0, gt=0)
+
+
+class Poisoning:
+    """Poisoning of the `feedback` stream. The population's state: sums per source and class, buckets, counts of labels."""
+
+    name: ClassVar[str] = "poisoning"
+    streams: ClassVar[tuple[str, ...]] = ("feedback",)
+
+    def __init__(self, settings: PoisoningSettings, context: Context):
+        self.settings = settings
+        self.budget = context.budget
+        self.pane_us = context.pane_us
+        self.reference_rows = FITTING_ROWS if context.fitting else settings.reference_rows
+        given = context.baseline.get(self.name)
+        self.reference = PoisoningReference.restored(given) if given else None
+
+    def arrays(self) -> Sequence[ArraySpec]:
+        return ()  # groups of open panes come and go: free-form arrays over the table of (source, class)
+
+    def population_arrays(self) -> Sequence[ArraySpec]:
+        return Windows.arrays()
+
+    def observe(self, batch: Batch, state: State) -> None:
+        """Sum the rows of each source, class and pane; late rows are left out, their panes are closed."""
+        rows = np.flatnonzero(~batch.late)
+        if not len(rows):
+            return
+        pane = batch.time_us[rows] // self.pane_us
+        source_codes, sources = batch.keys(("source",))
+        label_codes, labels = batch.codes("label")
+        pairs, of_row = np.unique(source_codes[rows].astype(np.int64) * len(labels) + label_codes[rows], return_inverse=True)
+        keys = [f"{sources[p // len(labels)]}{SEPARATOR}{labels[p % len(labels)]}" for p in pairs.tolist()]
+        slot = state.slots(OPEN, keys, int(batch.time_us.max()))[of_row]
+        told = disagreement(batch, rows)
+        append(state, "poisoning.labels", np.column_stack([pane, slot, told])[(told >= 0) & (slot >= 0)])
+        vectors, buckets = sketched(batch, rows)
+        usable = np.isfinite(vectors).all(1) & (slot >= 0)
+        if not usable.any():
+            return
+        groups, of_usable = np.unique(np.column_stack([pane, slot])[usable], axis=0, return_inverse=True)
+        of_usable = of_usable.reshape(-1).astype(np.int32)
+        sums, n = np.zeros((len(groups), FEATURES), np.int64), np.zeros(len(groups), np.int64)
+        rff(vectors[usable], of_usable, features(), sums, n)
+        append(state, "poisoning.groups", np.column_stack([groups, n, sums]))
+        where = np.column_stack([np.repeat(pane, BANDS), np.repeat(slot, BANDS), buckets.ravel()])
+        append(state, "poisoning.buckets", where[np.repeat(usable, BANDS) & np.isfinite(buckets.ravel())])
+        self._remember(batch, rows, slot, buckets, state)
+
+    def _remember(self, batch: Batch, rows: np.ndarray, slot: np.ndarray, buckets: np.ndarray, state: State) -> None:
+        """Names of some items of each group, so that a finding can point at them: {slot: {bucket: item}}."""
+        item_codes, items = batch.codes("item") if "item" in batch.columns else (None, [])
+        known, known_codes = state.records.setdefault("poisoning.items", {}), np.isfinite(buckets)
+        for s in np.unique(slot[slot >= 0]).tolist():
+            mine = np.flatnonzero(slot == s)[-SAMPLES:]
+            names = [f"offset {batch.offsets[rows[i]]}" if item_codes is None else items[item_codes[rows[i]]] for i in mine.tolist()]
+            of_key = {str(int(b)): str(n)[:64] for i, n in zip(mine.tolist(), names, strict=True) if n for b in buckets[i][known_codes[i]]}
+            known[str(s)] = dict(list({**known.get(str(s), {}), **of_key}.items())[-SAMPLES * BANDS :])
+
+    def collect(self, state: State, before_us: int) -> list[Sketch]:
+        """Sketches of the panes that end by then, one per source and class, and no trace of them in the state."""
+        before = before_us // self.pane_us
+        closed: dict[str, np.ndarray] = {}
+        for name in ("poisoning.groups", "poisoning.buckets", "poisoning.labels"):
+            kept = state.arrays.pop(name, None)
+            if kept is None or not len(kept):
+                continue
+            over = kept[:, 0] < before
+            if not over.all():
+                state.arrays[name] = kept[~over]
+            closed[name.rpartition(".")[2]] = kept[over]
+        slots = np.unique(np.concatenate([part[:, 1].astype(np.int64) for part in closed.values()] or [np.empty(0, np.int64)]))
+        keys, items = state.table(OPEN).keys, state.records.get("poisoning.items", {})
+        return [self._sketch(s, keys[s], closed, items.pop(str(s), {})) for s in slots.tolist()]
+
+    def _sketch(self, slot: int, key: str, closed: dict[str, np.ndarray], items: dict[str, str]) -> Sketch:
+        """One series' panes: rows, sums of features, counts of labels; its buckets are values of one column."""
+        empty = {"groups": np.empty((0, 3 + FEATURES), np.int64), "labels": np.empty((0, 3), np.int64), "buckets": np.empty((0, 3))}
+        groups, labels, buckets = (p[p[:, 1] == slot] for p in (closed.get(n, empty[n]) for n in ("groups", "labels", "buckets")))
+        told = np.zeros((len(labels), 2 * CLASSES), np.int64)
+        told[np.arange(len(labels)), labels[:, 2]] = 1
+        panes = np.concatenate([groups[:, 0], labels[:, 0]])
+        counts = np.zeros((len(panes), WIDTH + 2 * CLASSES), np.int64)
+        counts[: len(groups), :WIDTH] = groups[:, 2:]
+        counts[len(groups) :, WIDTH:] = told
+        return Sketch(self.name, key, *added(panes, counts), buckets[:, 2:], buckets[:, 0].astype(np.int64), items)
+
+    def merge(self, sketches: Sequence[Sketch], state: State) -> None:
+        """Learn from the first rows; add all others to the windows. What is due goes to `judge`."""
+        if self.reference is None and "poisoning.reference" in state.records:
+            self.reference = PoisoningReference.restored(state.records["poisoning.reference"])
+        if self.reference is None:
+            last = self._learn(sketches, state)
+            if last is None:
+                return
+            sketches = [s.since(last + 1) for s in sketches]
+        sketches = [s for s in sketches if len(s.panes)]
+        if sketches and self.reference is not None:
+            window = Windows(state, self.reference, self.pane_us, self.settings.least_copies)
+            state.pending.setdefault(self.name, []).extend(window.add(sketches))
+
+    def _learn(self, sketches: Sequence[Sketch], state: State) -> int | None:
+        """Put groups aside; the last pane of the reference once there are rows enough, and it is fitted."""
+        names = state.records.setdefault("poisoning.learning", [])
+        at = {name: i for i, name in enumerate(names)}
+        for s in sketches:
+            if s.series not in at:
+                at[s.series] = len(names)
+                names.append(s.series)
+            index = at[s.series]
+            append(state, "poisoning.learning", np.column_stack([s.panes, np.full(len(s.panes), index), s.counts]))
+            append(state, "poisoning.learning.buckets", np.column_stack([s.value_panes, np.full(len(s.values), index), s.values[:, 0]]))
+        groups = state.arrays.get("poisoning.learning", np.empty((0, 3)))
+        panes, of_group = np.unique(groups[:, 0], return_inverse=True)
+        enough = np.flatnonzero(np.cumsum(np.bincount(of_group, groups[:, 2], len(panes))) >= self.reference_rows)
+        if not len(enough):
+            return None
+        last = int(panes[enough[0]])
+        self.reference = self._fitted(state, last)
+        state.records["poisoning.reference"] = self.reference.record()
+        state.records.pop("poisoning.learning")
+        for name in ("poisoning.learning", "poisoning.learning.buckets"):
+            del state.arrays[name]
+        return last
+
+    def _fitted(self, state: State, last: int) -> PoisoningReference:
+        groups, buckets = state.arrays["poisoning.learning"], state.arrays["poisoning.learning.buckets"]
+        groups, buckets = groups[groups[:, 0] <= last], buckets[buckets[:, 0] <= last]
+        names = [tuple(name.split(SEPARATOR, 1)) for name in state.records["poisoning.learning"]]
+        sources = np.array([hash_of(source) for source, _ in names], np.int64)
+        _, of_group = np.unique(sources[groups[:, 1]], return_inverse=True)
+        labels = np.zeros((int(of_group.max()) + 1, 2 * CLASSES), np.int64)
+        np.add.at(labels, of_group, groups[:, 2 + WIDTH :])
+        with_rows = groups[groups[:, 2] > 0]
+        with_rows = with_rows[np.lexsort((with_rows[:, 1], with_rows[:, 0]))]
+        codes = buckets[np.lexsort((buckets[:, 2], buckets[:, 0])), 2]
+        sums = with_rows[:, 3 : 2 + WIDTH].astype(np.float64)
+        return fit(sums, with_rows[:, 2], with_rows[:, 1], names, codes, labels.reshape(-1, CLASSES, 2))  # type: ignore[arg-type]
+
+    def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:
+        """What a baseline keeps: the reference of all rows, if there were 200."""
+        if "poisoning.learning" not in population.arrays or population.arrays["poisoning.learning"][:, 2].sum() < 200:
+            return {}
+        return self._fitted(population, int(population.arrays["poisoning.learning"][:, 0].max())).record()
+
+    def judge(self, state: State, now_us: int) -> Judgement:
+        """Hold what is due against the budget: a fifth of it for each signal, shared by the tests that run side by side."""
+        due = state.pending.pop(self.name, [])
+        started = np.sort(state["poisoning.started_us"][sorted(state.table(SERIES).index.values())])
+        judgement = Judgement()
+        rows = []
+        for told in sorted(due, key=lambda d: (d.last_us, d.signal, d.key)):
+            live = max(1, int(np.searchsorted(started, told.last_us))) * len(SCALES)
+            shared = 5 * (told.tests or live)
+            threshold = -float(np.log10(self.budget.alpha(self.name, told.last_us - told.since_us, shared)))
+            alarm = told.score > threshold and told.effect >= (self.settings.mmd_floor if told.signal == "distance" else 0.0)
+            rows.append((told, threshold, alarm))
+            if alarm:
+                judgement.findings.append(to_finding(told, threshold, int(self.settings.quiet_s * 1e6)))
+        judgement.scores += scores_of(rows)
+        return judgement
+
+
+def append(state: State, name: str, rows: np.ndarray) -> None:
+    """Add rows to a free-form array of the state."""
+    kept = state.arrays.get(name)
+    if len(rows) or kept is None:
+        state.arrays[name] = rows if kept is None else np.concatenate([kept, rows])

@@ -1,0 +1,207 @@
+"""Poisoning: each signal finds its attack and says why, benign sources raise nothing, and neither cuts nor partitions change a thing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.batch import Batch
+from engine.detectors.poisoning import Poisoning, PoisoningSettings
+from engine.detectors.poisoning_reference import FEATURES, CopiesNull, PoisoningReference, class_null, copies_null, label_null, leading
+from engine.detectors.poisoning_rows import sketched
+from engine.evidence import Budget
+from engine.finding import Context
+from engine.population import Population
+from engine.worker import Worker
+from kernels.rff import SCALE
+from streams.records import Partition
+
+S = 1_000_000
+WORDS = [f"w{i}" for i in range(300)]
+Rows = dict[str, list]
+
+
+def ratings(n: int, rng: np.random.Generator, sources: int = 12) -> Rows:
+    """Sentences of random words, rated by sources that are wrong in one case of ten."""
+    consensus = rng.choice(["bad", "good"], n)
+    label = np.where(rng.random(n) < 0.1, np.where(consensus == "bad", "good", "bad"), consensus)
+    return {
+        "source": [f"s{i}" for i in rng.integers(0, sources, n)], "label": label.tolist(), "consensus": consensus.tolist(),
+        "text": [" ".join(rng.choice(WORDS, 12)) for _ in range(n)], "item": [f"i{i}" for i in range(n)],
+    }  # fmt: skip
+
+
+def poisoned(rows: Rows, rng: np.random.Generator, bad: Rows) -> Rows:
+    """The bad rows at random places among 1,000 rows after the middle."""
+    n, k = len(rows["source"]), len(bad["source"])
+    at = np.sort(rng.integers(n // 2, n // 2 + 1000, k))
+    return {name: np.insert(np.array(rows[name], object), at, bad[name]).tolist() for name in rows}
+
+
+def run(rows: Rows, cut: int = 400, partitions: int = 1, seed: int = 0):
+    """Alert versions and score rows of rows spread over partitions and cut into batches, one row a minute."""
+    n = len(rows["source"])
+    time_us = np.arange(n) * 60 * S
+    detectors = {"poisoning": Poisoning(PoisoningSettings(reference_rows=600), Context(Budget()))}
+    workers = [Worker(Partition("t", i), detectors, "", None, {}, "feedback") for i in range(partitions)]
+    population = Population(detectors, "", None, S, 2 * S, 1e9)
+    home = np.random.default_rng(seed).integers(0, partitions, n)
+    alerts, scores = [], []
+    for worker in workers:
+        population.heard_from(worker)
+    for first in range(0, n, cut):
+        for i, worker in enumerate(workers):
+            index = np.arange(first, min(first + cut, n))
+            index = index[home[index] == i]
+            if len(index):
+                table = pa.RecordBatch.from_pydict({k: pa.array([v[r] for r in index.tolist()]) for k, v in rows.items()})
+                worker.state.watermarks["feedback"] = int(time_us[index].max()) - 2 * S
+                worker.observe(Batch("feedback", table, time_us[index], index))
+        said, changed = population.advance(workers, lambda partition: 0)
+        scores += said
+        alerts += changed
+    said, changed = population.advance(workers, lambda partition: 0, final=True)
+    return alerts + changed, scores + said
+
+
+def flat(scores) -> list[tuple]:
+    return sorted(
+        (s.detector, s.keys[k], int(t), round(float(x), 6), round(float(limit), 6), bool(a))
+        for s in scores
+        for k, t, x, limit, a in zip(s.key, s.time_us, s.score, s.threshold, s.alarm, strict=True)
+    )
+
+
+def attack(kind: str) -> Rows:
+    rng = np.random.default_rng(9)
+    bad = ratings(150, rng)
+    if kind == "copies":
+        bad |= {
+            "source": [f"new{i}" for i in range(150)],
+            "text": [f"buy the shares of acme today they always rise {i}" for i in range(150)],
+        }
+    elif kind == "distance":
+        bad |= {
+            "source": ["s3"] * 150,
+            "text": [" ".join([*rng.choice(WORDS, 4), *rng.choice(["cf", "mn", "bb", "tq"], 8)]) for _ in range(150)],
+        }
+    elif kind == "labels":
+        bad |= {"source": ["s3"] * 150, "label": ["good" if c == "bad" else "bad" for c in bad["consensus"]]}
+    elif kind == "signature":
+        bad |= {
+            "source": [f"new{i}" for i in range(150)], "label": ["good"] * 150,
+            "text": [" ".join(rng.permutation([*rng.choice(WORDS, 4), *rng.choice(["cf", "mn", "bb"], 8)])) for _ in range(150)],
+        }  # fmt: skip
+    return bad
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("copies", "copies labelled"), ("distance", "s3/"), ("labels", "s3"), ("signature", "class good")]
+)
+def test_an_attack_is_found_and_explained(kind, key):
+    rng = np.random.default_rng(1)
+    rows = 6000 if kind == "signature" else 4400  # its window is 2,048 rows of a class
+    alerts, _ = run(poisoned(ratings(rows, rng), rng, attack(kind)))
+    mine = [a for a in alerts if a.labels["signal"] == kind]
+    assert mine and mine[0].key.startswith(key)
+    assert mine[0].onset_us > 2200 * 60 * S
+    assert mine[0].evidence["statistic"] and mine[0].evidence["null"] and mine[0].evidence["items"] and mine[0].evidence["window"]["rows"]
+    assert "AML.T0020" in mine[0].tags and (mine[0].p_value is not None or mine[0].e_value is not None)
+    assert not [a for a in alerts if a.onset_us < 2200 * 60 * S]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_benign_sources_raise_nothing(seed):
+    alerts, scores = run(ratings(5000, np.random.default_rng(seed)))
+    assert alerts == []
+    assert {s.detector for s in scores} >= {"poisoning.labels", "poisoning.distance", "poisoning.compactness"}
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.integers(200, 3000), st.integers(1, 3), st.integers(0, 100))
+def test_cuts_and_partitions_change_nothing(cut, partitions, seed):
+    rng = np.random.default_rng(2)
+    rows = poisoned(ratings(2500, rng), rng, attack("copies"))
+    one_alerts, one_scores = run(rows, cut=2650)
+    alerts, scores = run(rows, cut, partitions, seed)
+    assert flat(scores) == flat(one_scores)
+    assert {a.id for a in alerts} == {a.id for a in one_alerts} != set()
+
+
+def unit_sums(vectors: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Sums of unit vectors [rows, FEATURES] by group, in the fixed point of the op."""
+    counts = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * SCALE / np.sqrt(2.0 / FEATURES)
+    return np.stack([counts[a:b].sum(0) for a, b in zip(np.cumsum(n) - n, np.cumsum(n), strict=True)])
+
+
+def test_distances_of_benign_sources_are_seldom_small_p_values():
+    rng = np.random.default_rng(3)
+    spread = np.geomspace(1, 0.02, FEATURES)
+    draw = lambda rows: rng.standard_normal((rows, FEATURES)) * spread + 0.3  # noqa: E731
+    ones = np.ones(1500, np.int64)
+    null = class_null(unit_sums(draw(1500), ones), ones, rng.integers(0, 30, 1500))
+    p = np.array([null.distance(unit_sums(draw(32), np.array([32]))[0], 32)[0] for _ in range(600)])
+    alike = np.array([null.compactness(unit_sums(draw(32), np.array([32]))[0], 32)[0] for _ in range(300)])
+    assert (p < 0.1).mean() < 0.13 and (p < 0.01).mean() < 0.025 and (alike < 0.01).mean() < 0.02
+    moved = draw(32)
+    moved[:, :4] += 2.0
+    assert null.distance(unit_sums(moved, np.array([32]))[0], 32)[0] < 1e-6
+
+
+def test_the_leading_direction_is_that_of_a_full_decomposition():
+    rows = np.random.default_rng(8).standard_normal((300, 64)) * np.geomspace(1, 0.1, 64)
+    value, share = leading(rows)
+    left, values, _ = np.linalg.svd(rows)
+    assert value == pytest.approx(values[0] ** 2, rel=1e-3)
+    assert share == pytest.approx(left[:, 0] ** 2, abs=1e-3)
+
+
+def test_the_e_value_of_labels_keeps_its_promise():
+    rng = np.random.default_rng(4)
+    rate = lambda: 1 / (1 + np.exp(2.0 - 0.4 * rng.standard_normal()))  # noqa: E731
+
+    def source(rows: int) -> np.ndarray:
+        wrong = rng.binomial(rows, rate())
+        return np.array([[rows - wrong, wrong], [0, 0]])
+
+    null = label_null(np.stack([source(60) for _ in range(40)]))
+    crossed = sum(null.log_e(source(200)) > np.log(20) for _ in range(400))
+    assert crossed <= 400 / 20 + 10
+    assert null.log_e(np.array([[20, 20], [0, 0]])) > np.log(1e3)
+
+
+def test_copies_that_the_reference_knows_may_come_again():
+    rng = np.random.default_rng(5)
+    codes = np.concatenate([rng.integers(1, 1 << 40, 4000), np.full(60, 7)]).astype(np.float64)
+    null = copies_null(rng.permutation(codes), 1000)
+    assert null.known["7"] == 60
+    assert null.expected("7", 70, 1000) > 0.05 > 1e-6 > null.expected("7", 240, 1000)
+    assert null.expected("8", 160, 1000) < 0.01 < null.expected("8", 4, 1000)
+    assert isinstance(null, CopiesNull)
+
+
+def test_a_reference_survives_its_record():
+    rng = np.random.default_rng(6)
+    ones = np.ones(200, np.int64)
+    null = class_null(unit_sums(rng.standard_normal((200, FEATURES)) + 0.5, ones), ones, np.arange(200) % 9)
+    labels = label_null(rng.integers(1, 30, (8, 3, 2)))
+    reference = PoisoningReference({"": null, "x": null}, CopiesNull(200, 0.1, 1.5, {"7": 3}), labels, frozenset({"s"}))
+    again = PoisoningReference.restored(reference.record())
+    sums = unit_sums(rng.standard_normal((32, FEATURES)), np.array([32]))[0]
+    assert again.of("x").distance(sums, 32) == pytest.approx(null.distance(sums, 32))
+    assert again.copies == reference.copies and again.sources == {"s"}
+    assert again.labels.log_e(np.ones((3, 2), np.int64)) == pytest.approx(labels.log_e(np.ones((3, 2), np.int64)))
+
+
+def test_rows_without_text_or_embedding_have_no_vector():
+    table = pa.RecordBatch.from_pydict({
+        "text": pa.array(["a sentence of some words", None, "", None]),
+        "embedding": pa.array([None, [1.0, 2.0], None, [0.0, 0.0]], pa.list_(pa.float32())),
+    })  # fmt: skip
+    vectors, buckets = sketched(Batch("feedback", table, np.zeros(4, np.int64), np.arange(4)), np.arange(4))
+    assert np.isfinite(vectors).all(1).tolist() == [True, True, False, False]
+    assert np.isfinite(buckets).any(1).tolist() == [True, True, False, False]
+    assert np.linalg.norm(vectors[:2], axis=1) == pytest.approx([1, 1], abs=1e-5)
