@@ -147,4 +147,5 @@ def sets(data: Path) -> Iterator[tuple[str, pa.Table]]:
             pa.table({"input_tokens": pa.array(tokens_in, pa.int32()), "output_tokens": pa.array(tokens_out, pa.int32())}),
         )
     queries = pq.read_table(data / "extraction" / "llm_queries" / "queries.parquet")
-    yield "prompts", pa.table({"prompt": queries.filter(pc.field("label") == 0)["text"].cast(pa.large_string())})
+    benign = queries.filter((pc.field("label") == 0) & (pc.field("pair") == "Meaeq_AGNEWS"))
+    yield "prompts", pa.table({"prompt": benign["query"].cast(pa.large_string())})
