@@ -97,7 +97,7 @@ def cost_us(names: set[str], rows: int, size: int, content: bool = False, profil
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detectors", description=__doc__)
-    parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--peers", type=Path, default=Path(__file__).parents[1] / ".venv-peers" / "bin" / "python")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--profile", help="print where a detector spends its time instead")
@@ -115,11 +115,13 @@ def main() -> int:
     else:
         print(f"{chosen.peers} is not there: River's ADWIN is left out (see benchmarks/README.md)", file=sys.stderr)
     said: dict[str, Any] = {"rows": chosen.rows, "features": FEATURES, "adwin_us": adwin, "us_per_row": {}}
-    cases = [(n, {n}, 32_768) for n in sorted(all_names)] + [("together", all_names, s) for s in (32_768, 1_000, 100)]
+    cases = [(n, {n}, 32_768) for n in sorted(all_names)] + [("drift", {"drift"}, s) for s in (1_000, 100)]
+    cases += [("all", all_names, 32_768), ("all but extraction", all_names - {"extraction"}, 32_768)]
     for name, names, size in cases:
-        us = cost_us(names, chosen.rows if size > 100 else chosen.rows // 10, size)
+        rows = chosen.rows // (10 if size <= 100 or "extraction" in names else 1)
+        us = cost_us(names, rows, size, content=name == "performance")
         said["us_per_row"][f"{name}, batches of {size:,}"] = round(us, 3)
-        print(f"{name:>16}, batches of {size:>6,}: {us:8.3f} us a row" + (f", ADWIN {adwin:.1f} us: {adwin / us:.0f} x" if adwin else ""))
+        print(f"{name:>18}, batches of {size:>6,}: {us:8.3f} us a row" + (f", ADWIN {adwin:.1f} us: {adwin / us:.0f} x" if adwin else ""))
     if chosen.out:
         chosen.out.write_text(json.dumps(said, indent=1) + "\n")
     return 0

@@ -255,7 +255,9 @@ class Drift:
             for code, n in zip(codes[largest].tolist(), rows[largest].tolist(), strict=True):
                 if n >= SCALES[0] and (not np.isnan(code) and (name := names.get(str(int(code))))):
                     segments[name] = kept[:, 2 + column] == code
-        reference = learn(kept[:, 1], kept[:, 0].astype(np.int64), self.pane_us, segments, self.settings.hour_of_week)
+        named = np.isin(kept[:, 1], np.array([float(code) for code in names]))
+        panes, categorical = kept[:, 0].astype(np.int64), bool(named.any())
+        reference = learn(kept[:, 1], panes, self.pane_us, segments, self.settings.hour_of_week, categorical)
         values = {str(int(v)) for v in reference.points.tolist()} if reference.exact else set()
         reference.names = {code: word for code, word in names.items() if code in values}
         for part in reference.parts.values():

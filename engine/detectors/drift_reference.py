@@ -125,7 +125,7 @@ class Reference:
             return "null"
         if self.exact:
             if not 1 <= index <= len(self.points):
-                return "unseen"
+                return "other" if self.counts[NULL - 1] else "unseen"
             return self.names.get(str(int(self.points[index - 1])), f"{self.points[index - 1]:g}")
         if index == 0:
             return f"< {self.points[0]:g}"
@@ -184,15 +184,19 @@ def shares(counts: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def learn(
-    values: np.ndarray, blocks: np.ndarray, pane_us: int = 1_000_000, segments: dict[str, np.ndarray] | None = None, seasonal: bool = True
-) -> Reference:
+    values: np.ndarray, blocks: np.ndarray, pane_us: int = 1_000_000, segments: dict[str, np.ndarray] | None = None, seasonal: bool = True,
+    categorical: bool = False,
+) -> Reference:  # fmt: skip
     """A reference from values (float64[n], NaN is null) and the pane each came from; consecutive panes make blocks of 256 rows.
 
     `tau` follows from the G statistics of block against rest: their mean is (1 + tau n m / (n + m)) degrees of freedom. One standard
     error is added, so that a short reference errs on the careful side. `segments`: bool[n] by name, whose rows get a part of their own.
+    `categorical`: values are codes; of more than 32 the commonest have a bin each, and the others share one.
     """
     present = values[np.isfinite(values)]
-    distinct = np.unique(present)
+    distinct, rows = np.unique(present, return_counts=True)
+    if categorical and len(distinct) > WIDTH:
+        distinct = np.sort(distinct[np.argsort(-rows, kind="stable")[:WIDTH]])
     exact = len(distinct) <= WIDTH
     points = distinct if exact else np.unique(np.quantile(present, np.linspace(0, 1, WIDTH + 1)))
     reference = Reference(exact, points if len(points) else np.zeros(1), np.zeros(BINS, np.int64))

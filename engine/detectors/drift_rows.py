@@ -7,17 +7,19 @@ values of a batch are folded into by one call of the `profile` op. What has no r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 
 from engine.batch import Batch
-from engine.detectors.drift_reference import BINS, WIDTH, Reference, category_code
+from engine.detectors.drift_reference import BINS, NULL, WIDTH, Reference, category_code
 from engine.sketch import Sketch
 from engine.state import State
 from kernels import profile
 
-NAMES_KEPT = 64
+NAMES_KEPT = 4096
+NEW_KEPT = 16
 MANY = 2048
 """Rows from which a call of the `profile` op for each feature is faster than one for all of them."""
 
@@ -51,14 +53,15 @@ class Rows:
         codes, words = self.texts[feature]
         known = {code: i for i, code in enumerate(reference.points.tolist())} if reference.exact else {}
         table = [np.nan if w is None else known.get(category_code(str(w)), WIDTH + 1) for w in words] or [np.nan]
-        return np.array(table, np.float32)[codes[rows]] if reference.exact else np.full(len(codes[rows]), np.inf, np.float32)
+        return np.array(table, np.float32)[codes[rows]]
 
     def unseen(self, feature: str, reference: Reference) -> list[str]:
-        """Categories that the reference does not have."""
-        if feature not in self.texts or not reference.exact:
+        """Categories that the reference does not have, the first 16; none where it holds but the commonest ones."""
+        if feature not in self.texts or not reference.exact or reference.counts[NULL - 1]:
             return []
         known = set(reference.points.tolist())
-        return [str(w) for w in self.texts[feature][1] if w is not None and category_code(str(w)) not in known]
+        new = (str(w) for w in self.texts[feature][1] if w is not None and category_code(str(w)) not in known)
+        return list(islice(new, NEW_KEPT))
 
     def segment_codes(self, rows: np.ndarray) -> np.ndarray:
         """float64[n, segments]: the code of each row's segment, by every column that segments are made of."""
@@ -170,7 +173,7 @@ def note_unseen(state: State, series: str, words: Sequence[str], time_us: int) -
     if words:
         seen = state.records.setdefault("drift.unseen", {}).setdefault(series, {})
         for word in words:
-            if word in seen or len(seen) < 16:
+            if word in seen or len(seen) < NEW_KEPT:
                 seen[word] = max(time_us, seen.get(word, time_us))
 
 

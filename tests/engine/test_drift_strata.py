@@ -114,3 +114,20 @@ def test_hours_are_utc_hours_of_the_week():
     at = np.repeat(np.arange(2 * 168), 10) * HOUR_US
     reference = learn(np.tile(np.arange(10.0), 336), at // S)
     assert reference.hours is not None and (reference.hours.sum(axis=1) == 20).all()
+
+
+def test_of_many_categories_the_commonest_have_a_bin_each():
+    generator = np.random.default_rng(6)
+    users = np.array([f"user{i}" for i in range(500)])
+    common = np.array([f"plan{i}" for i in range(5)])
+
+    def draw(n: int, share: float) -> np.ndarray:
+        return np.where(generator.random(n) < share, generator.choice(common, n), generator.choice(users, n))
+
+    columns = {"model": pa.array(["m"] * 6000), "feature.who": pa.array(np.concatenate([draw(4000, 0.8), draw(2000, 0.3)]))}
+    alerts, _, _ = run(Drift(DriftSettings(), Context(Budget())), {"inference": (np.arange(6000) * S // 4, columns)})
+    (alert,) = opened(alerts)
+    bins = {row["bin"]: row for row in alert.evidence["histogram"]}
+    assert set(common) < set(bins) and len(bins) == 33
+    assert bins["other"]["window"] > 100
+    assert "kolmogorov_smirnov" not in alert.evidence["distances"] and "new_categories" not in alert.evidence
