@@ -69,7 +69,6 @@ def over_files(
     source = FileSource(stream, inputs)
     formats = {p.topic: Format(stream, source.encoding(p), (), config.limits.record_bytes) for p in source.partitions}
     engine = Engine(config, make_detectors(config, fitting), source, formats, outbox, Metrics(), score_log=scores)
-    source.on_change(engine.assigned, engine.revoked)
     return engine
 
 

@@ -1,84 +1,96 @@
-"""Checkpoints: one file per partition, one rename, and that rename is the only commit point.
+"""Checkpoints: numbered files, of which the highest whole one counts; writing it is the only commit point.
 
 A file holds every array and record of a state, the alerts that are open, the messages not yet delivered, and the offset to go on
-from, so a restart that reads it continues as if nothing had happened. Writing:
+from, so a restart that reads it continues as if nothing had happened. No file is ever written twice: its name carries the *epoch* of
+its writer and a number that grows. Whoever comes to own a partition claims the next epoch first, by creating a file that only one can
+create. An owner that was stopped meanwhile goes on writing files of its old epoch: they can't overwrite the new owner's, and never
+count again. Claiming:
 
- 1. a temporary file in the same folder, written and synced
- 2. the present checkpoint stays reachable as `.previous` (a hard link)
- 3. the temporary file is renamed over the present one, and the folder is synced
+ 1. the highest epoch that there is
+ 2. the source confirms, now, that the partition is ours: whoever it is given to later makes its claim later
+ 3. the next epoch is created, and is seen to be the highest; where someone else was first, from 1 again
 
-A file that is cut short or damaged is found out by the digest at its end; then the previous one is used, and more is replayed.
+A file that is cut short or damaged is found out by the digest at its end; then the one before it is used, and more is replayed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-from dataclasses import dataclass, field
+import re
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from urllib.parse import unquote
 
-import numpy as np
 import orjson
 
-from engine.state import KeyTable, State
+from engine import snapshot as archive
+from engine.snapshot import Snapshot
+from engine.storage import Folder, Storage
+from streams.sources import Fenced
 
-FORMAT = 2
-DIGEST_BYTES = 32
+KEPT = 2
+"""Whole files kept of each name: the newest, and one to fall back on."""
+PATTERN = re.compile(r"(?P<name>.+)\.(?P<epoch>\d{8})\.(?:(?P<number>\d{12})\.ckpt|owner)(?P<rest>(?:\.[0-9a-f]+)?(?:\.tmp)?)")
 
 
 class CheckpointError(Exception):
     """A checkpoint that exists but can't be used; names the file."""
 
 
-@dataclass
-class Snapshot:
-    """A state at an offset. `next_offset`: the first record that is not in it. `meta`: what else the owner wants kept."""
-
-    state: State
-    next_offset: int
-    outbox: list[dict[str, Any]] = field(default_factory=list)
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
 class Checkpoints:
-    """A folder of checkpoints, one file per name."""
+    """The checkpoints of one storage. A *place* (a partition) is claimed; a *name* is what is saved under a place's claim, mostly the
+    place itself."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, storage: Storage | Path):
+        self.storage = Folder(storage) if isinstance(storage, Path) else storage
+        self.epochs: dict[str, int] = {}
+        self.written: dict[str, list[File]] = {}
 
-    def path(self, name: str) -> Path:
-        """Where the checkpoint of that name is; characters that a file name can't hold are escaped."""
-        safe = "".join(c if c.isalnum() or c in "._-" else f"%{ord(c):02x}" for c in name)
-        return self.folder / f"{safe}.ckpt"
+    def claim(self, places: Sequence[str], confirm: Callable[[], bool] = lambda: True) -> None:
+        """Become the owner of places. Raises Fenced when the source says that they are not ours."""
+        claim = orjson.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        mine: dict[str, int] = {}
+        while True:
+            there = self.storage.names()
+            if not (behind := {p: now for p in places if (now := highest(p, there)) != mine.get(p)}):
+                break
+            if not confirm():
+                raise Fenced(f"{', '.join(sorted(behind))}: taken by another process while they were assigned to this one")
+            for place, now in behind.items():
+                if self.storage.create(str(File(place, now + 1, 0)), claim):
+                    mine[place] = now + 1
+        self.epochs |= mine
+        for place in places:
+            self._tidy(place, there)
 
-    def save(self, name: str, snapshot: Snapshot) -> int:
-        """Write a snapshot and return its size in bytes. Raises OSError (a full disk) with the old checkpoint untouched."""
-        target = self.path(name)
-        temporary = target.with_suffix(".tmp")
-        try:
-            with open(temporary, "wb") as file:
-                hashed = Hashed(file)
-                np.savez(hashed, **pack(snapshot))  # type: ignore[arg-type]
-                file.write(hashed.digest.digest())
-                file.flush()
-                os.fsync(file.fileno())
-                size = file.tell()
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        if target.exists():
-            previous = target.with_suffix(".previous")
-            previous.unlink(missing_ok=True)
-            os.link(target, previous)
-        os.replace(temporary, target)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    def release(self, place: str) -> None:
+        """Own a place no more."""
+        self.epochs.pop(place, None)
+
+    def check(self) -> None:
+        """Raises Fenced when another process has claimed something of ours."""
+        there = self.storage.names() if self.epochs else []
+        for place, epoch in self.epochs.items():
+            if (now := highest(place, there)) > epoch:
+                raise Fenced(
+                    f"{place} belongs to another process now (epoch {now}, ours was {epoch}): this one was stopped or cut off for too"
+                    " long. Nothing of it was lost or overwritten; start it again to join the group"
+                )
+
+    def save(self, name: str, snapshot: Snapshot, place: str | None = None) -> int:
+        """Write a snapshot and return its size in bytes. Raises OSError (a full disk) with the checkpoints before it untouched."""
+        epoch = self.epochs[place or name]
+        if name not in self.written:
+            self.written[name] = self.files(name)[::-1]
+        written = self.written[name]
+        number = 1 + max((f.number for f in written if f.epoch == epoch), default=0)
+        file = File(name, epoch, number)
+        size = self.storage.write(str(file), lambda f: archive.write(snapshot, f))
+        written.append(file)
+        while len(written) > KEPT:
+            self.storage.delete(str(written.pop(0)))
         return size
 
     def load(self, name: str, limits: dict[str, int] | None = None, merged_to_us: int | None = None) -> tuple[Snapshot | None, list[str]]:
@@ -89,90 +101,76 @@ class Checkpoints:
 
         Raises CheckpointError when files exist but none can be read: starting over would then lose alerts in silence.
         """
+        self.written.pop(name, None)
         damaged: list[str] = []
-        present = [p for p in (self.path(name), self.path(name).with_suffix(".previous")) if p.exists()]
-        for path in present:
+        tried: set[File] = set()
+        while files := [f for f in self.files(name) if f not in tried]:  # a former owner may write and delete meanwhile: look again
+            tried.add(files[0])
+            where = self.storage.where(str(files[0]))
             try:
-                snapshot = read(path, limits)
-            except (ValueError, OSError) as error:
-                damaged.append(f"{path}: {error}")
+                with self.storage.open(str(files[0])) as opened:
+                    snapshot = archive.read(opened, limits)
+            except FileNotFoundError:
                 continue
-            if merged_to_us is None or snapshot.state.closed_us <= merged_to_us or path == present[-1]:
+            except (ValueError, OSError) as error:
+                damaged.append(f"{where}: {error}")
+                continue
+            if merged_to_us is None or snapshot.state.closed_us <= merged_to_us or len(files) == 1:
                 return snapshot, damaged
-            damaged.append(f"{path}: has handed over what the population's checkpoint does not have")
-        if present:
+            damaged.append(f"{where}: has handed over what the population's checkpoint does not have")
+        if damaged:
             raise CheckpointError("no usable checkpoint: " + "; ".join(damaged))
         return None, damaged
 
+    def files(self, name: str) -> list[File]:
+        """What there is of a name, newest first."""
+        found = [f for n in self.storage.names() if (f := File.of(n)) is not None and f.name == name and f.number and not f.rest]
+        return sorted(found, key=lambda f: (f.epoch, f.number), reverse=True)
 
-class Hashed(io.RawIOBase):
-    """A file that only grows, and the digest of what was written to it."""
-
-    def __init__(self, file: BinaryIO):
-        self.file = file
-        self.digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return self.file.write(data)
-
-
-def read(path: Path, limits: dict[str, int] | None) -> Snapshot:
-    """Read one file. Raises ValueError when it is not whole, OSError when it can't be read."""
-    with open(path, "rb") as file:
-        left = os.fstat(file.fileno()).st_size - DIGEST_BYTES
-        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        while left > 0:
-            block = file.read(min(left, 1 << 20))
-            left -= len(block)
-            digest.update(block)
-        if left < 0 or file.read() != digest.digest():
-            raise ValueError("cut short or damaged")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            return unpack({k: archive[k] for k in archive.files}, limits)
+    def _tidy(self, place: str, there: Sequence[str]) -> None:
+        """Remove claims before ours, and what writers that were killed left half written."""
+        for name in there:
+            file = File.of(name)
+            if file is None or file.name.partition("@")[0] != place or file.epoch >= self.epochs[place]:
+                continue
+            if not file.number or file.rest:
+                self.storage.delete(name)
 
 
-def pack(snapshot: Snapshot) -> dict[str, np.ndarray]:
-    """Named arrays for one archive; everything that is not an array goes into one JSON document."""
-    state = snapshot.state
-    if any(state.pending.values()):
-        raise AssertionError(f"checkpoint before judge: {[k for k, v in state.pending.items() if v]} pending")
-    document = {
-        "format": FORMAT,
-        "next_offset": snapshot.next_offset,
-        "outbox": snapshot.outbox,
-        "meta": snapshot.meta,
-        "watermarks": state.watermarks,
-        "closed_us": state.closed_us,
-        "records": state.records,
-        "tables": {name: {"keys": t.keys, "free": t.free, "evicted": t.evicted, "refused": t.refused} for name, t in state.tables.items()},
-    }
-    arrays = {f"array/{name}": array for name, array in state.arrays.items()}
-    arrays |= {f"last/{name}": t.last_us[: len(t.keys)] for name, t in state.tables.items()}
-    arrays |= {f"again/{name}": t.again[: len(t.keys)] for name, t in state.tables.items()}
-    arrays["document"] = np.frombuffer(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS), np.uint8)
-    return arrays
+@dataclass(frozen=True)
+class File:
+    """A file's name, read. `number` 0: a claim, not a checkpoint. `rest`: what follows the name of one that is not finished."""
+
+    name: str
+    epoch: int
+    number: int
+    rest: str = ""
+
+    def __str__(self) -> str:
+        return f"{escaped(self.name)}.{self.epoch:08d}." + (f"{self.number:012d}.ckpt" if self.number else "owner") + self.rest
+
+    @classmethod
+    def of(cls, text: str) -> File | None:
+        """The reverse; None for a file that is none of ours."""
+        if (m := PATTERN.fullmatch(text)) is None:
+            return None
+        return cls(unescaped(m["name"]), int(m["epoch"]), int(m["number"] or 0), m["rest"])
 
 
-def unpack(archive: dict[str, np.ndarray], limits: dict[str, int] | None) -> Snapshot:
-    """The reverse of `pack`."""
-    document = orjson.loads(archive["document"].tobytes())
-    if document["format"] != FORMAT:
-        raise ValueError(f"checkpoint format {document['format']}, this version reads {FORMAT}")
-    state = State(limits)
-    state.watermarks, state.closed_us = document["watermarks"], document["closed_us"]
-    state.records = document["records"]
-    for name, saved in document["tables"].items():
-        table: KeyTable = state.table(name)
-        table.keys, table.free = saved["keys"], saved["free"]
-        table.evicted, table.refused = saved["evicted"], saved["refused"]
-        table.index = {key: slot for slot, key in enumerate(saved["keys"]) if key}
-        table.last_us, table.again = archive[f"last/{name}"].copy(), archive[f"again/{name}"].copy()
-    for key, array in archive.items():
-        if key.startswith("array/"):
-            state.arrays[key.removeprefix("array/")] = array
-    return Snapshot(state, document["next_offset"], document["outbox"], document["meta"])
+def highest(place: str, there: Sequence[str]) -> int:
+    """The highest epoch that a place has; 0: nobody ever owned it."""
+    return max((f.epoch for n in there if (f := File.of(n)) is not None and f.name == place), default=0)
+
+
+def escaped(name: str) -> str:
+    """A name as part of a file's name: characters that some storage can't hold are written as their number.
+
+    >>> escaped("a/b-0"), unescaped(escaped("a/b-0"))
+    ('a%2fb-0', 'a/b-0')
+    """
+    return "".join(c if c.isalnum() or c in "._-@" else "".join(f"%{b:02x}" for b in c.encode()) for c in name)
+
+
+def unescaped(text: str) -> str:
+    """The reverse of `escaped`."""
+    return unquote(text)

@@ -19,8 +19,10 @@ from engine import config as configuration
 from engine.baseline import BaselineError
 from engine.checkpoint import CheckpointError
 from engine.config import STREAMS, Config, ConfigError
+from engine.storage import local
 from engine.store_database import StoreError
 from streams.sinks import Undeliverable
+from streams.sources import Fenced
 
 app = typer.Typer(
     name="telltale",
@@ -126,7 +128,9 @@ def approve(
 
     settings = loaded(config)
     with faults():
-        approval = record(settings.checkpoint.dir, series, by, reason)
+        if (folder := local(settings.checkpoint.dir)) is None:
+            raise ConfigError("checkpoint.dir: approvals are kept in a folder, not in a bucket")
+        approval = record(folder, series, by, reason)
     out.print(f"{approval['id']}: {series} will learn a new reference at the next start (approved by {by})")
 
 
@@ -189,6 +193,8 @@ def faults() -> Iterator[None]:
         yield
     except (ConfigError, BaselineError) as error:
         fail(str(error), 2)
+    except Fenced as error:
+        fail(str(error), 1)
     except (OSError, ValueError, Undeliverable, CheckpointError, StoreError) as error:
         logging.getLogger("engine").debug("fault", exc_info=True)
         fail(f"{type(error).__name__}: {error}", 1)

@@ -119,9 +119,11 @@ class StoreSection(Section):
 
 
 class CheckpointConfig(Section):
-    """Where state is kept. `interval_s`: how much may have to be replayed after a crash."""
+    """Where state is kept: a path, `file:///path` or `s3://bucket/prefix` with the `options` of boto3's client. `interval_s`: how much
+    may have to be replayed after a crash."""
 
-    dir: Path = Path("checkpoints")
+    dir: str = "checkpoints"
+    options: dict[str, Any] = {}
     interval_s: float = Field(5.0, gt=0)
 
 

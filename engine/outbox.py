@@ -10,7 +10,7 @@ import base64
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -75,12 +75,14 @@ class Route:
 class Outbox:
     """Messages on their way. `put` queues; `pending(owner)` is what a checkpoint must keep.
 
-    With `threads=False` nothing is sent until `flush`, which then sends in the caller's thread (backtests and tests).
+    With `threads=False` nothing is sent until `flush`, which then sends in the caller's thread (backtests and tests). `allowed`: asked
+    before each attempt to send; a process that its group may hold for dead sends nothing.
     """
 
-    def __init__(self, routes: Sequence[Route], limit: int = 100_000, threads: bool = True):
+    def __init__(self, routes: Sequence[Route], limit: int = 100_000, threads: bool = True, allowed: Callable[[], bool] = lambda: True):
         self.routes = {r.name: r for r in routes}
         self.limit = limit
+        self.allowed = allowed
         self.entries: dict[str, OrderedDict[str, Entry]] = {}
         self.fault: BaseException | None = None
         self._lock = threading.Condition()
@@ -188,6 +190,9 @@ class Outbox:
                 self._lock.wait_for(lambda: route.queue or self._closing)
                 if self._closing:
                     return
+                if not self.allowed():
+                    self._lock.wait_for(lambda: self._closing, RETRY_FIRST_S)
+                    continue
             try:
                 sent = self._send(route)
             except BaseException as fault:  # noqa: BLE001 - handed to the main thread, which ends the process with it

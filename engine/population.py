@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.alerts import Alert
-from engine.checkpoint import Snapshot
 from engine.finding import Detector, Judgement, Scores
 from engine.lifecycle import Lifecycle
 from engine.sketch import Sketch, merged
+from engine.snapshot import Snapshot
 from engine.state import NEVER, State
 from engine.worker import Worker, as_population, of_population
 from streams.records import Partition
@@ -29,8 +29,7 @@ class Population:
         self, detectors: Mapping[str, Detector], config_hash: str, snapshot: Snapshot | None, pane_us: int, lateness_us: int, idle_s: float
     ):
         self.detectors = {n: as_population(d) for n, d in detectors.items() if of_population(d)}
-        self.state = snapshot.state if snapshot else State()
-        self.frontiers: dict[str, int] = dict(snapshot.meta["frontiers"]) if snapshot else {}
+        self.config_hash = config_hash
         self.streams = {s for d in self.detectors.values() for s in d.streams}
         self.pane_us = pane_us
         self.lateness_us = lateness_us
@@ -38,9 +37,15 @@ class Population:
         self.waited_s = 0.0
         """Time spent waiting for records; an idle partition is one that gave none while we waited, not while we were busy."""
         self.heard: dict[str, float] = {}
+        self.restore(snapshot)
+
+    def restore(self, snapshot: Snapshot | None) -> None:
+        """Go on from a checkpoint; None: from nothing."""
+        self.state = snapshot.state if snapshot else State()
+        self.frontiers: dict[str, int] = dict(snapshot.meta["frontiers"]) if snapshot else {}
         for detector in self.detectors.values():
             self.state.declare(detector.population_arrays())
-        self.lifecycle = Lifecycle(self.state, config_hash)
+        self.lifecycle = Lifecycle(self.state, self.config_hash)
 
     def heard_from(self, worker: Worker) -> None:
         """Note that a partition is ours now, or gave rows."""

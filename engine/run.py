@@ -22,6 +22,7 @@ from engine.checkpoint import Checkpoints
 from engine.config import Config
 from engine.dead_letters import dead_letter
 from engine.finding import Detector, Scores
+from engine.handover import Handover, population_of
 from engine.metrics import Metrics
 from engine.outbox import Outbox
 from engine.population import NAME as POPULATION
@@ -30,9 +31,8 @@ from engine.remediate import Remediation
 from engine.schema import align
 from engine.scores import ScoreLog
 from engine.silence import Silence
-from engine.worker import Worker
 from streams.decode import Format, decode
-from streams.records import Partition, RawBatch, Reject
+from streams.records import RawBatch, Reject
 from streams.sources import Source
 
 log = logging.getLogger(__name__)
@@ -55,9 +55,11 @@ class Engine:
     ):
         self.config, self.detectors, self.source, self.formats = config, detectors, source, formats
         self.outbox, self.metrics, self.checkpoints, self.remediation, self.score_log = outbox, metrics, checkpoints, remediation, score_log
-        self.cloud_source, self.workers, self.fell_back = f"/telltale/{config.name}", dict[Partition, Worker](), False
-        times = config.pane_us, config.lateness_us, config.limits.idle_s
-        self.population = Population(detectors, config.hash, self._restored(POPULATION), *times)
+        self.cloud_source = f"/telltale/{config.name}"
+        self.population = Population(detectors, config.hash, None, config.pane_us, config.lateness_us, config.limits.idle_s)
+        handover = Handover(config, detectors, source, formats, outbox, checkpoints, self.population, self.checkpoint)
+        self.workers, self.assigned, self.revoked, self.lost = handover.workers, handover.assigned, handover.revoked, handover.lost
+        source.on_change(self.assigned, self.revoked, self.lost)
         self.silence, self.checkpoint_due = Silence(self.population, config.lateness_us), time.monotonic() + config.checkpoint.interval_s
         self.rows, self.rejected, self.opened = 0, Counter[str](), Counter[str]()
 
@@ -138,17 +140,23 @@ class Engine:
     def checkpoint(self) -> None:
         """Make everything so far permanent:
 
-        1. the population first: what it has merged it will recognise when a partition is replayed
-        2. each partition: arrays, open alerts, undelivered messages and next offset, in one file, by one rename
-        3. triggers may leave now: the intent to publish them is on disk
-        4. the source's own offsets follow, for dashboards; nothing is read from them
+        1. nobody else has claimed what is ours (else Fenced: nothing more is written or sent)
+        2. the population first: what it has merged it will recognise when a partition is replayed
+        3. each partition: arrays, open alerts, undelivered messages and next offset, in one new file
+        4. still nobody has: what was written counts
+        5. triggers may leave now: the intent to publish them is on disk
+        6. the source's own offsets follow, for dashboards; nothing is read from them
         """
         self.checkpoint_due = time.monotonic() + self.config.checkpoint.interval_s
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.workers:
             try:
-                size = self.checkpoints.save(POPULATION, self.population.snapshot(self.outbox.pending(POPULATION)))
+                self.checkpoints.check()
+                first = min(self.workers)
+                population = self.population.snapshot(self.outbox.pending(POPULATION))
+                size = self.checkpoints.save(population_of([first]), population, str(first))
                 for worker in self.workers.values():
                     size += self.checkpoints.save(worker.name, worker.snapshot(self.outbox.pending(worker.name)))
+                self.checkpoints.check()
             except OSError as error:  # a full disk: the old checkpoint stands, the source keeps what came after it
                 log.error("checkpoint failed, trying again in %s s: %s", self.config.checkpoint.interval_s, error)
                 self.metrics.checkpoint_failures.inc()
@@ -159,25 +167,6 @@ class Engine:
         self.source.commit({p: w.next_offset for p, w in self.workers.items() if w.next_offset >= 0})
         self.metrics.refresh(self.outbox, self.workers, self.source.lag)
 
-    def assigned(self, partitions: Sequence[Partition]) -> None:
-        """Partitions that are ours now: restore each, and go on reading where its checkpoint says."""
-        for partition in partitions:
-            snapshot = self._restored(str(partition))
-            limits, feeds = self.config.limits.of_state, self.formats[partition.topic].stream
-            worker = self.workers[partition] = Worker(partition, self.detectors, self.config.hash, snapshot, limits, feeds)
-            if worker.next_offset >= 0:
-                self.source.seek(partition, worker.next_offset)
-            self.population.heard_from(worker)
-            log.info("assigned %s, from %s", partition, worker.next_offset if snapshot else "the source's own offset")
-
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        """Partitions that go elsewhere: hand them over by checkpoint."""
-        if any(p in self.workers for p in partitions):
-            self.checkpoint()
-        for partition in partitions:
-            self.workers.pop(partition, None)
-            self.outbox.forget(str(partition))
-
     def close(self, timeout_s: float = 10.0) -> None:
         """Deliver, checkpoint, leave."""
         self.checkpoint()
@@ -185,15 +174,3 @@ class Engine:
         self.checkpoint()
         self.source.close()
         self.outbox.close()
-
-    def _restored(self, name: str):
-        if self.checkpoints is None:
-            return None
-        merged_to_us = self.population.frontiers.get(name) if self.fell_back else None
-        snapshot, damaged = self.checkpoints.load(name, self.config.limits.of_state, merged_to_us)
-        for line in damaged:
-            log.error("using the checkpoint before this one: %s", line)
-            self.fell_back |= name == POPULATION
-        if snapshot is not None:
-            self.outbox.restore(name, snapshot.outbox)
-        return snapshot

@@ -17,6 +17,7 @@ from engine.metrics import Metrics
 from engine.outbox import Outbox, Route
 from engine.remediate import Remediation
 from engine.run import Engine
+from engine.storage import local, storage
 from engine.store import Store, StoreSink
 from streams.decode import Format
 from streams.sinks import AlertmanagerSink, FileSink, KafkaSink, WebhookSink
@@ -70,6 +71,14 @@ def make_remediation(config: Config) -> Remediation | None:
     return Remediation(settings.policies, pem, settings.expires_s)
 
 
+def make_checkpoints(config: Config) -> Checkpoints:
+    """Where checkpoints are kept. Raises ConfigError when the place is none."""
+    try:
+        return Checkpoints(storage(config.checkpoint.dir, resolved_options(config.checkpoint.options, "checkpoint.options")))
+    except ValueError as error:
+        raise ConfigError(f"checkpoint.dir: {error}") from error
+
+
 def make_kafka_source(config: Config) -> KafkaSource:
     """The consumer of the configured topics. Raises ConfigError when there is none."""
     if config.source is None:
@@ -82,9 +91,8 @@ def make_kafka_source(config: Config) -> KafkaSource:
 def make_engine(config: Config, source: Source, store: Store | None, formats: Mapping[str, Format] | None = None, **more: Any) -> Engine:
     """An engine that serves: outbox threads, checkpoints, remediation. `more` overrides parts (tests, demo)."""
     metrics = more.pop("metrics", None) or Metrics()
-    outbox = Outbox(make_routes(config, store), config.limits.outbox_messages)
-    parts: dict[str, Any] = {"checkpoints": Checkpoints(config.checkpoint.dir), "remediation": make_remediation(config)} | more
-    detectors = make_detectors(config, approved=approvals(config.checkpoint.dir))
-    engine = Engine(config, detectors, source, formats or make_formats(config), outbox, metrics, **parts)
-    source.on_change(engine.assigned, engine.revoked)
-    return engine
+    outbox = Outbox(make_routes(config, store), config.limits.outbox_messages, allowed=lambda: not source.lapsed)
+    parts: dict[str, Any] = {"checkpoints": make_checkpoints(config), "remediation": make_remediation(config)} | more
+    folder = local(config.checkpoint.dir)
+    detectors = make_detectors(config, approved=approvals(folder) if folder else ())
+    return Engine(config, detectors, source, formats or make_formats(config), outbox, metrics, **parts)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from engine import counters
 from engine.alerts import Alert
 from engine.batch import Batch
-from engine.checkpoint import Snapshot
 from engine.finding import Detector, Judgement, PopulationDetector, Scores, SilenceDetector
 from engine.lifecycle import Lifecycle
 from engine.sketch import Sketch
+from engine.snapshot import Snapshot
 from engine.state import NEVER, State
 from streams.records import Partition
 

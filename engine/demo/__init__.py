@@ -125,9 +125,7 @@ def settings(folder: Path, kafka: str | None) -> tuple[Config, dict[str, str]]:
 def assembled(config: Config, source: Any, formats: dict[str, Format], store: Store | None, listener: Listener) -> Engine:
     """The service's engine, with the terminal as one more sink."""
     routes = [*make_routes(config, store), Route("terminal", listener, frozenset({"alert"}))]
-    engine = Engine(config, make_detectors(config), source, formats, Outbox(routes), Metrics())
-    source.on_change(engine.assigned, engine.revoked)
-    return engine
+    return Engine(config, make_detectors(config), source, formats, Outbox(routes), Metrics())
 
 
 def play(console: Console, engine: Engine, feed: Feed, seconds: float, url: str) -> None:

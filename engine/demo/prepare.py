@@ -45,7 +45,6 @@ def taken_in(config: Config, records: Sequence[Record], fitting: bool = False) -
     source = SimulatedSource(list(STREAMS), limit_bytes=1 << 40)
     formats = {topic: Format(stream) for topic, stream in STREAMS.items()}
     engine = Engine(config, make_detectors(config, fitting), source, formats, Outbox([], threads=False), Metrics())
-    source.on_change(engine.assigned, engine.revoked)
     for record in records:
         source.put(record.topic, record.value, record.time_us // 1000)
     while engine.step(0.0):

@@ -92,6 +92,8 @@ class FileSource:
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Files keep no offsets."""
 
+    lapsed = False
+
     def confirm(self) -> bool:
         """Nobody else can own them."""
         return True

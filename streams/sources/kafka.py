@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ RECORDS_A_POLL = 20_000
 BATCHES_A_POLL = 2_000
 CLOSE_TIMEOUT_MS = 5_000
 ASK_TIMEOUT_MS = 1_000
+CONFIRM_WITHIN_S = 30.0
 
 
 class KafkaSource:
@@ -110,12 +112,23 @@ class KafkaSource:
             return self._consumer.poll(timeout_ms=timeout_ms, max_records=limit)
         return self._consumer.poll(timeout_ms=0, max_records=limit) or self.membership.records_meanwhile(limit, min(timeout_ms, 50))
 
+    @property
+    def lapsed(self) -> bool:
+        """Whether a session has passed without a heartbeat that the broker took, or we are no member."""
+        return self.membership.lapsed
+
     def confirm(self) -> bool:
-        """Whether the broker says, now, that we are a member of the group's present generation. Raises OSError when it does not say."""
-        try:
-            return self.membership.confirm()
-        except kafka_errors.KafkaError as error:
-            raise ConnectionError(f"the broker does not say whether we are a member: {error or type(error).__name__}") from error
+        """Whether the broker says, now, that we are a member of the group's present generation. Raises ConnectionError when it does not
+        say for `CONFIRM_WITHIN_S`."""
+        deadline = time.monotonic() + CONFIRM_WITHIN_S
+        while True:
+            try:
+                return self.membership.confirm()
+            except kafka_errors.KafkaError as error:
+                if time.monotonic() > deadline:
+                    said = error or type(error).__name__
+                    raise ConnectionError(f"the broker does not say whether we are a member of {self._group}: {said}") from error
+                time.sleep(0.1)
 
     def pause(self) -> None:
         """Fetch nothing more until `resume`."""

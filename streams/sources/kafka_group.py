@@ -67,7 +67,8 @@ class Membership:
     def lapsed(self) -> bool:
         """Whether the broker may hold us for dead: we are no member, or a session has passed since we sent the last heartbeat that it
         took. A process that was stopped and goes on finds this so before it hears from the broker."""
-        return self._coordinator._generation.is_lost() or time.monotonic() - self._alive_at > self._session_s
+        silent = self.mended and time.monotonic() - self._alive_at > self._session_s
+        return silent or self._coordinator._generation.is_lost()
 
     def confirm(self) -> bool:
         """Ask the broker whether we are a member of the present generation. Raises the client's error when it does not answer."""

@@ -121,6 +121,8 @@ class SimulatedSource:
                 del log.values[:done], log.timestamps_ms[:done]
                 log.base += max(0, done)
 
+    lapsed = False
+
     def confirm(self) -> bool:
         """Nobody else can own them."""
         return True

@@ -52,6 +52,11 @@ class Source(Protocol):
     def close(self) -> None:
         """Give up all partitions and leave."""
 
+    @property
+    def lapsed(self) -> bool:
+        """Whether others may hold us for dead, and own already what was ours: nothing should be sent meanwhile."""
+        ...
+
     def confirm(self) -> bool:
         """Whether we own, now, what was assigned to us. Raises OSError when that can't be told."""
         ...

@@ -5,13 +5,13 @@ import pyarrow as pa
 import pytest
 
 from engine.batch import Batch
-from engine.checkpoint import Snapshot, pack, unpack
 from engine.detectors import campaign_signature as signature
 from engine.detectors.campaign import Campaign, CampaignSettings
 from engine.detectors.campaign_groups import log10_p, regions
 from engine.evidence import Budget
 from engine.finding import Context
 from engine.population import Population
+from engine.snapshot import Snapshot, pack, unpack
 from engine.worker import Worker
 from streams.records import Partition
 

@@ -9,10 +9,10 @@ import pytest
 
 from engine.baseline import Baseline
 from engine.batch import Batch
-from engine.checkpoint import Snapshot, pack, unpack
 from engine.detectors.extraction import EVERY, Extraction, ExtractionSettings
 from engine.evidence import Budget
 from engine.finding import Context
+from engine.snapshot import Snapshot, pack, unpack
 from engine.state import State
 
 DATA = Path(__file__).parents[3] / "shared/data/extraction"

@@ -175,7 +175,7 @@ def one_corrupted_checkpoint(group: Group) -> int:
 
 def corrupted_population(group: Group) -> int:
     """The one that partitions were merged into: what they handed over since its previous one is no longer in them."""
-    return damaged(group, lambda data, at: data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], name="population*")
+    return damaged(group, lambda data, at: data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], name="*@population.*")
 
 
 def damaged(group: Group, how: Callable[[bytes, int], bytes], only: int = 0, name: str = "*") -> int:
@@ -183,11 +183,13 @@ def damaged(group: Group, how: Callable[[bytes, int], bytes], only: int = 0, nam
     time.sleep(2.0)
     for member in group.members:
         member.kill()
-    files = [p for p in sorted(group.checkpoints.rglob(f"{name}.ckpt")) if p.with_suffix(".previous").exists()]
+    kept: dict[str, list[Path]] = {}
+    for path in sorted(group.checkpoints.rglob(f"{name}.ckpt")):  # NAME.EPOCH.NUMBER.ckpt
+        kept.setdefault(path.name.rsplit(".", 3)[0], []).append(path)
+    files = [paths[-1] for paths in kept.values() if len(paths) > 1]
     files = group.random.sample(files, only) if only and len(files) > only else files
     for path in files:
         data = path.read_bytes()
-        path.unlink()  # `.previous` may be the same file
         path.write_bytes(how(data, group.random.randrange(len(data))))
     group.start()
     return len(files)

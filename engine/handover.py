@@ -1,0 +1,118 @@
+"""Partitions come and go: each is claimed, restored and read on from its checkpoint, or handed over by one, or dropped when it was taken.
+
+The population's checkpoint goes with the first of a process's partitions, under that partition's claim; when a process gives all its
+partitions up, it leaves a copy with each, so that whoever comes next knows the references that were learned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from engine.checkpoint import Checkpoints
+from engine.config import Config
+from engine.finding import Detector
+from engine.outbox import Outbox
+from engine.population import NAME as POPULATION
+from engine.population import Population
+from engine.snapshot import Snapshot
+from engine.worker import Worker
+from streams.decode import Format
+from streams.records import Partition
+from streams.sources import Source
+
+log = logging.getLogger(__name__)
+
+
+class Handover:
+    """The partitions of this process. `checkpoint`: makes everything so far permanent, before partitions are given up."""
+
+    def __init__(
+        self,
+        config: Config,
+        detectors: Mapping[str, Detector],
+        source: Source,
+        formats: Mapping[str, Format],
+        outbox: Outbox,
+        checkpoints: Checkpoints | None,
+        population: Population,
+        checkpoint: Callable[[], None],
+    ):
+        self.config, self.detectors, self.source, self.formats = config, detectors, source, formats
+        self.outbox, self.checkpoints, self.population, self.checkpoint = outbox, checkpoints, population, checkpoint
+        self.workers: dict[Partition, Worker] = {}
+        self.fell_back = False
+        """Whether the newest checkpoint of the population was not usable, so that partitions must go back as far."""
+
+    def assigned(self, partitions: Sequence[Partition]) -> None:
+        """Partitions that are ours now: claim and restore each, and go on reading where its checkpoint says."""
+        if not partitions:
+            return
+        if self.checkpoints is not None:
+            self.checkpoints.claim([str(p) for p in partitions], self.source.confirm)
+        if not self.workers:
+            self.fell_back = False
+            self.population.restore(self._restored(population_of(partitions), POPULATION))
+        for partition in partitions:
+            snapshot = self._restored(str(partition), str(partition))
+            limits, feeds = self.config.limits.of_state, self.formats[partition.topic].stream
+            worker = self.workers[partition] = Worker(partition, self.detectors, self.config.hash, snapshot, limits, feeds)
+            if worker.next_offset >= 0:
+                self.source.seek(partition, worker.next_offset)
+            self.population.heard_from(worker)
+            log.info("assigned %s, from %s", partition, worker.next_offset if snapshot else "the source's own offset")
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Partitions that we give up: hand them over by checkpoint."""
+        ours = sorted(p for p in partitions if p in self.workers)
+        if ours:
+            self.checkpoint()
+        if ours and self.checkpoints is not None and len(ours) == len(self.workers):
+            for partition in ours[1:]:
+                self._leave_copy(partition)
+        self._drop(partitions)
+
+    def lost(self, partitions: Sequence[Partition]) -> None:
+        """Partitions that were taken from us while we were held for dead: nothing of them is written or sent any more. Raises Fenced
+        when another process has them already; else they may come back, and go on from their checkpoints."""
+        log.warning("lost %s: the group held this process for dead", ", ".join(map(str, partitions)))
+        for partition in list(self.workers):
+            self.outbox.forget(str(partition))
+        self.outbox.forget(POPULATION)
+        if self.checkpoints is not None:
+            self.checkpoints.check()
+        self._drop(partitions)
+        self.population.restore(None)
+
+    def _leave_copy(self, partition: Partition) -> None:
+        assert self.checkpoints is not None
+        try:
+            self.checkpoints.save(population_of([partition]), self.population.snapshot([]), str(partition))
+        except OSError as error:
+            log.error("no copy of the references is left with %s: %s", partition, error)
+
+    def _drop(self, partitions: Sequence[Partition]) -> None:
+        for partition in partitions:
+            self.workers.pop(partition, None)
+            self.outbox.forget(str(partition))
+            if self.checkpoints is not None:
+                self.checkpoints.release(str(partition))
+        if not self.workers:
+            self.outbox.forget(POPULATION)
+
+    def _restored(self, name: str, owner: str) -> Snapshot | None:
+        if self.checkpoints is None:
+            return None
+        merged_to_us = self.population.frontiers.get(owner) if self.fell_back else None
+        snapshot, damaged = self.checkpoints.load(name, self.config.limits.of_state, merged_to_us)
+        for line in damaged:
+            log.error("using the checkpoint before this one: %s", line)
+            self.fell_back |= owner == POPULATION
+        if snapshot is not None:
+            self.outbox.restore(owner, snapshot.outbox)
+        return snapshot
+
+
+def population_of(partitions: Sequence[Partition]) -> str:
+    """The name under which the population of these partitions is kept."""
+    return f"{min(partitions)}@{POPULATION}"
