@@ -81,8 +81,10 @@ class Service:
 
     def close(self) -> None:
         """Whatever state it is in."""
-        if self.process is not None and self.process.poll() is None:
-            self.kill()
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.kill()
+            self.log.close()
 
     def said(self) -> str:
         """The log."""

@@ -49,6 +49,8 @@ class Silent:
     def lag(self, partition: Partition) -> None:
         return None
 
+    def on_change(self, *callbacks: object) -> None: ...
+
 
 class Collected:
     """A sink that keeps what the engine says."""

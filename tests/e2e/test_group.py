@@ -1,0 +1,167 @@
+"""Several real processes of one group on a real broker and one folder of checkpoints."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.service import QUIET, Service, alerts, produce, until
+from tests.support.kafka import Cluster, unique_group
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+T0 = 1_760_000_000_000_000
+
+
+def rows(first: int, count: int, every: int = 10) -> list[bytes]:
+    """Rows of as many devices; one in so many reports an error, which is one alert."""
+    out = [
+        {"time": T0 + i * 1000, "host": f"h{i}", "device": "gpu0", "xid": 79 if i % every == 0 else 0} for i in range(first, first + count)
+    ]
+    return [json.dumps(row).encode() for row in out]
+
+
+def keys(service: Service) -> set[str]:
+    """The alerts' keys on the topic."""
+    return {a["key"] for a in alerts(service.cluster, service.alerts).values()}
+
+
+def expected(count: int, every: int = 10) -> set[str]:
+    return {f"h{i}/gpu0 xid 79" for i in range(0, count, every)}
+
+
+def changes(service: Service, verb: str) -> list[str]:
+    """The partitions of which a process said that they were assigned, or lost, in order."""
+    return re.findall(rf"{verb} (\S+-\d+)", (service.folder / "log.txt").read_text(errors="replace"))
+
+
+Make = Callable[..., Service]
+
+
+@pytest.fixture
+def group(kafka: Cluster, tmp_path: Path) -> Iterator[Make]:
+    """Makes members of one group that share topics and checkpoints."""
+    made: list[Service] = []
+    name = unique_group()
+
+    def make(topic: str, options: dict[str, Any] | None = None, more: dict[str, Any] | None = None) -> Service:
+        folder = tmp_path / f"member{len(made)}"
+        folder.mkdir()
+        one = Service(
+            folder,
+            kafka,
+            [{"name": topic, "stream": "hardware"}],
+            detectors=QUIET,
+            checkpoint={"dir": str(tmp_path / "checkpoints"), "interval_s": 0.5},
+        )
+        source = one.config["source"]["kafka"]
+        source["group"] = name
+        source["options"] = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 500} | (options or {})
+        if made:
+            one.alerts, one.config["sinks"]["out"] = made[0].alerts, made[0].config["sinks"]["out"]
+        one.config["sinks"] = one.config["sinks"] | (more or {})
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+class Hook:
+    """A webhook that refuses until it is told to accept; counts what it accepted by path."""
+
+    def __init__(self) -> None:
+        self.accepted, self.refused, self.accepts = Counter[str](), Counter[str](), False
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                (hook.accepted if hook.accepts else hook.refused)[self.path] += 1
+                self.send_response(200 if hook.accepts else 503)
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def test_a_stopped_owner_overwrites_nothing_sends_nothing_and_ends_itself(kafka, group, tmp_path):
+    topic, hook = kafka.topic(1), Hook()
+    old = group(topic, more={"hook": {"type": "webhook", "url": f"{hook.url}/old"}}).start()
+    new = group(topic, more={"hook": {"type": "webhook", "url": f"{hook.url}/new"}})
+    try:
+        until(lambda: changes(old, "assigned"), "the partition", old)
+        produce(kafka, topic, rows(0, 100))
+        until(lambda: keys(old) == expected(100) and hook.refused["/old"], "the first alerts", old)
+        new.start()
+        until(lambda: changes(old, "assigned") or changes(new, "assigned"), "the group", new)
+        owner, other = (old, new) if f"{topic}-0" in changes(old, "assigned")[-1:] and not changes(new, "assigned") else (new, old)
+        owner.process.send_signal(signal.SIGSTOP)
+        before = len(changes(other, "assigned"))
+        produce(kafka, topic, rows(100, 100))
+        until(lambda: len(changes(other, "assigned")) > before, "the takeover", other)
+        until(lambda: keys(other) == expected(200), "the alerts of the new owner", other)
+        hook.accepts = True
+        path = "/old" if owner is old else "/new"
+        owner.process.send_signal(signal.SIGCONT)
+        assert owner.process.wait(60) == 1, owner.said()
+        assert re.search(r"belongs to another process now|taken by another process", " ".join(owner.said().split())), owner.said()
+        assert not hook.accepted[path], "what it had not delivered is the new owner's to deliver"
+        until(lambda: sum(hook.accepted.values()) >= len(expected(200)), "all alerts at the webhook", other)
+        other.kill()
+        produce(kafka, topic, rows(200, 100))
+        other.start()
+        until(lambda: keys(other) == expected(300), "what the new owner restored, and more", other)
+        assert other.stop() == 0, other.said()
+    finally:
+        hook.close()
+
+
+def test_static_members_and_cooperative_rebalances_leave_alone_what_stays(kafka, group):
+    topic = kafka.topic(4)
+    both = {"partition_assignment_strategy": "cooperative-sticky", "session_timeout_ms": 30_000}
+    first = group(topic, both | {"group_instance_id": "first"}).start()
+    second = group(topic, both | {"group_instance_id": "second"})
+    until(lambda: len(set(changes(first, "assigned"))) == 4, "four partitions", first)
+    stop, produced = threading.Event(), [0]
+
+    def feed() -> None:
+        while not stop.is_set():
+            produce(kafka, topic, rows(produced[0], 100))
+            produced[0] += 100
+            time.sleep(0.1)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        second.start()
+        until(lambda: len(set(changes(second, "assigned"))) == 2, "two partitions", second)
+        assert len(changes(first, "assigned")) == 4, "those that stay are not assigned again"
+        given, kept = set(changes(second, "assigned")), len(changes(second, "assigned"))
+        first.kill()
+        first.start()
+        until(lambda: len(changes(first, "assigned")) >= 6, "its two partitions again", first)
+        assert set(changes(first, "assigned")[4:]).isdisjoint(given)
+        assert len(changes(second, "assigned")) == kept, "a static member that comes back within its session moves nothing"
+    finally:
+        stop.set()
+        feeder.join()
+    until(lambda: keys(first) == expected(produced[0]), "all alerts", first)
+    assert (first.stop(), second.stop()) == (0, 0), first.said() + second.said()
