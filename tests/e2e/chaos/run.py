@@ -50,6 +50,7 @@ def strike(group: Group, fault: Fault, flow_s: float, settle_s: float = 90.0) ->
     flow = group.produce(records, flow_s)
     struck = fault.strike(group)
     flow.join()
+    group.start()  # a member that was fenced has ended itself; what supervises it starts it again
     group.settle(settle_s)
     verdict = group.verdict()
     wanted = group.reference.states()
