@@ -68,10 +68,10 @@ class Folder:
         temporary, _ = self._temporary(f"{name}.{uuid.uuid4().hex}", lambda file: file.write(data))
         try:
             os.link(temporary, self.path / name)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # not found: whoever came first has tidied up after us already
             return False
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         self._sync()
         return True
 
