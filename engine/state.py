@@ -213,17 +213,16 @@ class State:
             of_key = self._bytes(table, 1) // places_for(1, key_table.limit)
             most = min(most, max(16, int((share + max(0, shared)) // of_key)))
         else:
-            while (
-                wanted > len(key_table)
-                and sum(self._bytes(t, len(self.tables[t]), {table: wanted}) for t in leading) > self.limits["bytes"]
-            ):
+            while wanted > len(key_table):
+                if sum(self._bytes(t, len(self.tables[t]), {table: wanted}) for t in leading) <= self.limits["bytes"]:
+                    break
                 wanted -= max(1, (wanted - len(key_table)) // 2)
             most = min(most, max(wanted, len(key_table)))
         key_table.limit = most
         self.room[table] = min(most, wanted)
 
     def _bytes(self, table: str, keys: int, sizes: dict[str, int] | None = None) -> int:
-        """What arrays led by a table take for so many keys (places come in powers of two). `sizes`: of other tables, where not as they are."""
+        """What arrays led by a table take for so many keys, whose places come in powers of two. `sizes`: of other tables, if others."""
         sizes = sizes or {}
         each = KEY_BYTES
         for spec in self.specs.values():
