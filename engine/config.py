@@ -135,6 +135,7 @@ class LimitsConfig(Section):
     metrics: int = Field(256, gt=0)
     state_bytes: int = Field(1 << 30, ge=1 << 20)
     outbox_messages: int = Field(100_000, gt=0)
+    outbox_bytes: int = Field(64 << 20, gt=0)
     future_s: float = Field(300.0, gt=0)
     lateness_s: float = Field(2.0, ge=0)
     idle_s: float = Field(5.0, gt=0)

@@ -31,6 +31,7 @@ class Metrics:
         )
         self.lag = Gauge("telltale_lag_records", "Records not yet read", ["partition"], registry=r)
         self.outbox = Gauge("telltale_outbox_messages", "Messages not yet confirmed by every sink", registry=r)
+        self.outbox_bytes = Gauge("telltale_outbox_bytes", "Bytes of messages not yet confirmed by every sink", registry=r)
         self.sink_failures = Gauge("telltale_sink_failures", "Failed attempts to send", ["sink"], registry=r)
         self.keys = Gauge("telltale_keys", "Keys with state", ["table"], registry=r)
         self.evicted = Gauge("telltale_keys_evicted", "Keys whose state made room for others", ["table"], registry=r)
@@ -49,9 +50,11 @@ class Metrics:
     def refresh(self, outbox: Outbox, workers: Mapping[Partition, Worker], lag: Callable[[Partition], int | None]) -> None:
         """Set the gauges; called after each checkpoint."""
         self.outbox.set(outbox.size)
+        self.outbox_bytes.set(outbox.bytes)
         self.paused.set(outbox.full)
         for route in outbox.routes.values():
             self.sink_failures.labels(route.name).set(route.failures)
+        self.lag.clear()  # partitions that went elsewhere
         for partition, worker in workers.items():
             if (behind := lag(partition)) is not None:
                 self.lag.labels(worker.name).set(behind)

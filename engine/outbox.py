@@ -79,9 +79,18 @@ class Outbox:
     before each attempt to send; a process that its group may hold for dead sends nothing.
     """
 
-    def __init__(self, routes: Sequence[Route], limit: int = 100_000, threads: bool = True, allowed: Callable[[], bool] = lambda: True):
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        limit: int = 100_000,
+        threads: bool = True,
+        allowed: Callable[[], bool] = lambda: True,
+        limit_bytes: int = 64 << 20,
+    ):
         self.routes = {r.name: r for r in routes}
-        self.limit = limit
+        self.limit, self.limit_bytes = limit, limit_bytes
+        self.bytes = 0
+        """Of the values of messages that at least one sink has not confirmed."""
         self.allowed = allowed
         self.entries: dict[str, OrderedDict[str, Entry]] = {}
         self.fault: BaseException | None = None
@@ -126,7 +135,8 @@ class Outbox:
         """Drop an owner's messages: the partition went elsewhere, its checkpoint has them."""
         with self._lock:
             self._held = [e for e in self._held if e.owner != owner]
-            for message_id in self.entries.pop(owner, {}):
+            for message_id, entry in self.entries.pop(owner, OrderedDict[str, Entry]()).items():
+                self.bytes -= len(entry.message.value)
                 for route in self.routes.values():
                     route.queue.pop((owner, message_id), None)
 
@@ -138,7 +148,7 @@ class Outbox:
     @property
     def full(self) -> bool:
         """Whether the engine should stop polling."""
-        return self.size >= self.limit
+        return self.size >= self.limit or self.bytes >= self.limit_bytes
 
     def check(self) -> None:
         """Raise what a sink's thread died of, if one did."""
@@ -173,6 +183,7 @@ class Outbox:
                 if not entry.waiting or entry.message.id in mine:
                     continue
                 mine[entry.message.id] = entry
+                self.bytes += len(entry.message.value)
                 if entry.held:
                     self._held.append(entry)
                 else:
@@ -225,7 +236,7 @@ class Outbox:
                 if entry.message.id in confirmed and route.queue.pop(key, None) is not None:
                     route.delivered[entry.message.kind] = route.delivered.get(entry.message.kind, 0) + 1
                     entry.waiting.discard(route.name)
-                    if not entry.waiting:
-                        self.entries.get(entry.owner, OrderedDict()).pop(entry.message.id, None)
+                    if not entry.waiting and (entry.owner in self.entries):
+                        self.bytes -= len(entry.message.value) * (self.entries[entry.owner].pop(entry.message.id, None) is not None)
             self._lock.notify_all()
         return bool(confirmed)

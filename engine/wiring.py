@@ -91,7 +91,9 @@ def make_kafka_source(config: Config) -> KafkaSource:
 def make_engine(config: Config, source: Source, store: Store | None, formats: Mapping[str, Format] | None = None, **more: Any) -> Engine:
     """An engine that serves: outbox threads, checkpoints, remediation. `more` overrides parts (tests, demo)."""
     metrics = more.pop("metrics", None) or Metrics()
-    outbox = Outbox(make_routes(config, store), config.limits.outbox_messages, allowed=lambda: not source.lapsed)
+    limits = config.limits
+    routes = make_routes(config, store)
+    outbox = Outbox(routes, limits.outbox_messages, allowed=lambda: not source.lapsed, limit_bytes=limits.outbox_bytes)
     parts: dict[str, Any] = {"checkpoints": make_checkpoints(config), "remediation": make_remediation(config)} | more
     folder = local(config.checkpoint.dir)
     detectors = make_detectors(config, approved=approvals(folder) if folder else ())

@@ -37,6 +37,7 @@ RECORDS_A_POLL = 20_000
 BATCHES_A_POLL = 2_000
 CLOSE_TIMEOUT_MS = 5_000
 ASK_TIMEOUT_MS = 1_000
+ASK_EVERY_S = 5.0
 CONFIRM_WITHIN_S = 30.0
 
 
@@ -66,6 +67,7 @@ class KafkaSource:
         self._on_revoked: Change = lambda partitions: None
         self._on_lost: Change = lambda partitions: None
         self._paused = False
+        self._asked, self._asked_at = dict[TopicPartition, int](), 0.0
         self._closing = False
         self._fault: BaseException | None = None
         self._trouble = ""
@@ -90,6 +92,8 @@ class KafkaSource:
                 raise
             self._tell(error)
             return []
+        if self._paused:
+            self._ask()
         assigned = self._consumer.assignment()
         batches: list[RawBatch] = []
         for place, records in polled.items():
@@ -147,12 +151,22 @@ class KafkaSource:
         self._consumer.seek(TopicPartition(partition.topic, partition.number), offset)
 
     def lag(self, partition: Partition) -> int | None:
-        """Records not read yet, as of the last fetch."""
+        """Records not read yet, as of the last fetch, or, while that is paused, as the broker said in the last `ASK_EVERY_S`."""
         place = TopicPartition(partition.topic, partition.number)
         state = self._consumer._subscription.assignment.get(place)
-        if state is None or state.highwater is None or state.position is None:
+        if state is None or state.position is None or (state.highwater is None and place not in self._asked):
             return None
-        return max(0, state.highwater - state.position.offset)
+        return max(0, max(state.highwater or 0, self._asked.get(place, 0)) - state.position.offset)
+
+    def _ask(self) -> None:
+        """Ask the broker how far its partitions go; one that does not answer is logged."""
+        if time.monotonic() - self._asked_at < ASK_EVERY_S:
+            return
+        self._asked_at = time.monotonic()
+        try:
+            self._asked = self._consumer.end_offsets(list(self._consumer.assignment()), timeout_ms=ASK_TIMEOUT_MS)
+        except (kafka_errors.KafkaError, OSError) as error:
+            self._tell(error)
 
     def caught_up(self, partition: Partition) -> bool:
         """Whether the broker says, now, that there is nothing to read; False where it does not answer, which is logged."""
