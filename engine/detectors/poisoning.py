@@ -35,7 +35,6 @@ from engine.state import ArraySpec, State
 from kernels.rff import rff
 
 SEPARATOR = "\x1f"
-OPEN = "poisoning.open"
 SAMPLES = 16
 FITTING_ROWS = 20_000
 WIDTH = 1 + FEATURES
@@ -67,7 +66,7 @@ class Poisoning:
         self.reference = PoisoningReference.restored(given) if given else None
 
     def arrays(self) -> Sequence[ArraySpec]:
-        return ()  # groups of open panes come and go: free-form arrays over the table of (source, class)
+        return ()  # groups of open panes come and go: free-form arrays by the hash of (source, class)
 
     def population_arrays(self) -> Sequence[ArraySpec]:
         return Windows.arrays()
@@ -82,59 +81,67 @@ class Poisoning:
         label_codes, labels = batch.codes("label")
         pairs, of_row = np.unique(source_codes[rows].astype(np.int64) * len(labels) + label_codes[rows], return_inverse=True)
         keys = [f"{sources[p // len(labels)]}{SEPARATOR}{labels[p % len(labels)]}" for p in pairs.tolist()]
-        slot = state.slots(OPEN, keys, int(batch.time_us.max()))[of_row]
+        hashes = np.array([hash_of(key) for key in keys], np.int64)
+        state.records.setdefault("poisoning.keys", {}).update(zip(map(str, hashes.tolist()), keys, strict=True))
+        series = hashes[of_row]
         told = disagreement(batch, rows)
-        append(state, "poisoning.labels", np.column_stack([pane, slot, told])[(told >= 0) & (slot >= 0)])
+        append(state, "poisoning.labels", np.column_stack([pane, series, told])[told >= 0])
         vectors, buckets = sketched(batch, rows)
-        usable = np.isfinite(vectors).all(1) & (slot >= 0)
+        usable = np.isfinite(vectors).all(1)
         if not usable.any():
             return
-        groups, of_usable = np.unique(np.column_stack([pane, slot])[usable], axis=0, return_inverse=True)
+        groups, of_usable = np.unique(np.column_stack([pane, series])[usable], axis=0, return_inverse=True)
         of_usable = of_usable.reshape(-1).astype(np.int32)
         sums, n = np.zeros((len(groups), FEATURES), np.int64), np.zeros(len(groups), np.int64)
         rff(vectors[usable], of_usable, features(), sums, n)
         append(state, "poisoning.groups", np.column_stack([groups, n, sums]))
-        where = np.column_stack([np.repeat(pane, BANDS), np.repeat(slot, BANDS), buckets.ravel()])
-        append(state, "poisoning.buckets", where[np.repeat(usable, BANDS) & np.isfinite(buckets.ravel())])
-        self._remember(batch, rows, slot, buckets, state)
+        has, codes = np.repeat(usable, BANDS) & (buckets.ravel() >= 0), buckets.ravel()
+        append(state, "poisoning.buckets", np.column_stack([np.repeat(pane, BANDS), np.repeat(series, BANDS), codes])[has])
+        self._remember(batch, rows, series, buckets, state)
 
-    def _remember(self, batch: Batch, rows: np.ndarray, slot: np.ndarray, buckets: np.ndarray, state: State) -> None:
-        """Names of some items of each group, so that a finding can point at them: {slot: {bucket: item}}."""
+    def _remember(self, batch: Batch, rows: np.ndarray, series: np.ndarray, buckets: np.ndarray, state: State) -> None:
+        """Names of some items of each series, so that a finding can point at them: {series: {bucket: item}}."""
         item_codes, items = batch.codes("item") if "item" in batch.columns else (None, [])
-        known, known_codes = state.records.setdefault("poisoning.items", {}), np.isfinite(buckets)
-        for s in np.unique(slot[slot >= 0]).tolist():
-            mine = np.flatnonzero(slot == s)[-SAMPLES:]
+        known = state.records.setdefault("poisoning.items", {})
+        order = np.argsort(series, kind="stable")
+        for mine in np.split(order, np.flatnonzero(np.diff(series[order])) + 1):
+            mine, key = mine[-SAMPLES:], str(series[mine[0]])
             names = [f"offset {batch.offsets[rows[i]]}" if item_codes is None else items[item_codes[rows[i]]] for i in mine.tolist()]
-            of_key = {str(int(b)): str(n)[:64] for i, n in zip(mine.tolist(), names, strict=True) if n for b in buckets[i][known_codes[i]]}
-            known[str(s)] = dict(list({**known.get(str(s), {}), **of_key}.items())[-SAMPLES * BANDS :])
+            of_key = {str(b): str(n)[:64] for i, n in zip(mine.tolist(), names, strict=True) if n for b in buckets[i].tolist() if b >= 0}
+            known[key] = dict(list({**known.get(key, {}), **of_key}.items())[-SAMPLES * BANDS :])
 
     def collect(self, state: State, before_us: int) -> list[Sketch]:
         """Sketches of the panes that end by then, one per source and class, and no trace of them in the state."""
         before = before_us // self.pane_us
         closed: dict[str, np.ndarray] = {}
-        for name in ("poisoning.groups", "poisoning.buckets", "poisoning.labels"):
-            kept = state.arrays.pop(name, None)
-            if kept is None or not len(kept):
-                continue
+        for name, width in (("groups", 3 + FEATURES), ("buckets", 3), ("labels", 3)):
+            kept = state.arrays.pop(f"poisoning.{name}", np.empty((0, width), np.int64))
             over = kept[:, 0] < before
             if not over.all():
-                state.arrays[name] = kept[~over]
-            closed[name.rpartition(".")[2]] = kept[over]
-        slots = np.unique(np.concatenate([part[:, 1].astype(np.int64) for part in closed.values()] or [np.empty(0, np.int64)]))
-        keys, items = state.table(OPEN).keys, state.records.get("poisoning.items", {})
-        return [self._sketch(s, keys[s], closed, items.pop(str(s), {})) for s in slots.tolist()]
+                state.arrays[f"poisoning.{name}"] = kept[~over]
+            part = kept[over]
+            closed[name] = part[np.argsort(part[:, 1], kind="stable")]
+        keys, items = state.records.get("poisoning.keys", {}), state.records.get("poisoning.items", {})
+        found = np.unique(np.concatenate([part[:, 1] for part in closed.values()])).tolist()
+        sketches = [self._sketch(series, keys[str(series)], closed, items.pop(str(series), {})) for series in found]
+        held = {
+            str(s) for n in closed if f"poisoning.{n}" in state.arrays for s in np.unique(state.arrays[f"poisoning.{n}"][:, 1]).tolist()
+        }
+        state.records["poisoning.keys"] = {series: key for series, key in keys.items() if series in held}
+        return sketches
 
-    def _sketch(self, slot: int, key: str, closed: dict[str, np.ndarray], items: dict[str, str]) -> Sketch:
+    def _sketch(self, series: int, key: str, closed: dict[str, np.ndarray], items: dict[str, str]) -> Sketch:
         """One series' panes: rows, sums of features, counts of labels; its buckets are values of one column."""
-        empty = {"groups": np.empty((0, 3 + FEATURES), np.int64), "labels": np.empty((0, 3), np.int64), "buckets": np.empty((0, 3))}
-        groups, labels, buckets = (p[p[:, 1] == slot] for p in (closed.get(n, empty[n]) for n in ("groups", "labels", "buckets")))
+        groups, labels, buckets = (
+            part[slice(*np.searchsorted(part[:, 1], [series, series + 1]))] for part in (closed[n] for n in ("groups", "labels", "buckets"))
+        )
         told = np.zeros((len(labels), 2 * CLASSES), np.int64)
         told[np.arange(len(labels)), labels[:, 2]] = 1
         panes = np.concatenate([groups[:, 0], labels[:, 0]])
         counts = np.zeros((len(panes), WIDTH + 2 * CLASSES), np.int64)
         counts[: len(groups), :WIDTH] = groups[:, 2:]
         counts[len(groups) :, WIDTH:] = told
-        return Sketch(self.name, key, *added(panes, counts), buckets[:, 2:], buckets[:, 0].astype(np.int64), items)
+        return Sketch(self.name, key, *added(panes, counts), buckets[:, 2:].astype(np.float64), buckets[:, 0], items)
 
     def merge(self, sketches: Sequence[Sketch], state: State) -> None:
         """Learn from the first rows; add all others to the windows. What is due goes to `judge`."""

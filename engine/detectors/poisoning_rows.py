@@ -33,14 +33,14 @@ def signs(width: int) -> np.ndarray:
 
 
 def sketched(batch: Batch, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(unit vectors float32 [n, 128], buckets float64 [n, 8]) of these rows; NaN where a row has neither embedding nor text.
+    """(unit vectors float32 [n, 128], buckets int64 [n, 8]) of these rows; NaN and -1 where a row has neither embedding nor text.
 
     A producer's embedding is what a row's vector is made of where there is one, else its text's n-grams. Buckets come from the text's
     MinHash, four of its 32 at a time: two texts share one with probability 1 - (1 - J^4)^8, J the Jaccard similarity of their word
     grams. Without text they are signs of the vector, 16 at a time.
     """
     vectors = np.full((len(rows), DIMS), np.nan, np.float32)
-    buckets = np.full((len(rows), BANDS), np.nan)
+    buckets = np.full((len(rows), BANDS), -1, np.int64)
     if "text" in batch.columns:
         texts = text_of(batch.array("text").take(pa.array(rows)))
         _, offsets, data = texts.buffers()
@@ -54,21 +54,21 @@ def sketched(batch: Batch, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         usable = np.isfinite(given).all(1) & (np.abs(given).max(1, initial=0) > 0)
         turned = given[usable] @ signs(given.shape[1])
         vectors[usable] = turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-30)
-        without = usable & np.isnan(buckets[:, 0])
+        without = usable & (buckets < 0).all(1)
         bits = np.packbits(vectors[without] > 0, axis=1).astype(np.uint64).reshape(-1, BANDS, DIMS // 8 // BANDS)
         buckets[without] = codes(bits)
     return vectors, buckets
 
 
 def codes(parts: np.ndarray) -> np.ndarray:
-    """float64 [n, bands]: a 52-bit code (exact in float64) of each band's numbers uint64 [n, bands, k]; NaN where over half are NO_HASH."""
+    """int64 [n, bands]: a 52-bit code of each band's numbers uint64 [n, bands, k]; -1 where most are NO_HASH."""
     h = np.arange(parts.shape[1], dtype=np.uint64)[None] * np.uint64(0xD6E8FEB86659FD93) + np.uint64(1)
     h = np.broadcast_to(h, parts.shape[:2]).copy()
     for k in range(parts.shape[2]):
         h = (h ^ parts[:, :, k]) * np.uint64(0x9E3779B97F4A7C15)
         h ^= h >> np.uint64(29)
-    out = (h >> CODE_BITS).astype(np.float64)
-    out[(parts == NO_HASH).sum(2) > parts.shape[2] // 2] = np.nan
+    out = (h >> CODE_BITS).astype(np.int64)
+    out[(parts == NO_HASH).sum(2) > parts.shape[2] // 2] = -1
     return out
 
 

@@ -203,5 +203,5 @@ def test_rows_without_text_or_embedding_have_no_vector():
     })  # fmt: skip
     vectors, buckets = sketched(Batch("feedback", table, np.zeros(4, np.int64), np.arange(4)), np.arange(4))
     assert np.isfinite(vectors).all(1).tolist() == [True, True, False, False]
-    assert np.isfinite(buckets).any(1).tolist() == [True, True, False, False]
+    assert (buckets >= 0).any(1).tolist() == [True, True, False, False]
     assert np.linalg.norm(vectors[:2], axis=1) == pytest.approx([1, 1], abs=1e-5)
