@@ -4,7 +4,8 @@ observe   bins all features of a model by their references' frozen edges, per pa
           is learned)
 merge     adds the panes of all partitions; a window closes when it has 256, 1,024 or 4,096 rows (three windows run side by side)
 judge     G-test of window against reference. Real traffic wanders by itself: how much is learned from blocks of the reference
-          (a between-block variance tau, as in Rao and Scott 1981), and the p-value is that of G / (1 + n tau). An alarm needs
+          (a between-block variance tau, as in Rao and Scott 1981, and how many degrees of freedom are worth it), and the p-value is
+          that of G / (1 + n tau). An alarm needs
           p < alpha, which follows from the false-alarm budget, and a population stability index over a floor, net of its bias
 
 A reference of two weeks or more is stratified by hour of the week, and a window is compared with what its hours would make of it. With

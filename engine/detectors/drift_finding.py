@@ -26,7 +26,8 @@ def finding(
     by_mix = [mix["by"] for mix in mixes if mix["explains"]]
     evidence: dict[str, Any] = {
         "statistic": "G", "g": float(tests.g[at]), "null": "chi-square, times how much blocks of the reference differ",
-        "degrees_of_freedom": int(tests.df[at]), "wander": float(tests.wander[at]), "psi_net": float(tests.psi_net[at]),
+        "degrees_of_freedom": int(tests.df[at]), "shape": reference.shape, "wander": float(tests.wander[at]),
+        "psi_net": float(tests.psi_net[at]),
         "distances": {k: round(v, 9) for k, v in said.items() if k != "g"}, "psi": said["psi"],
         "window": {"from_us": since_us, "to_us": end_us, "rows": rows},
         "reference": {"rows": int(reference.counts.sum()), "tau": reference.tau, "by_hour": reference.hours is not None} | reference.about,
@@ -60,7 +61,7 @@ def mix(by: str, counts: np.ndarray, expected: np.ndarray, reference: Reference,
     mixed = rested(expected, rows)
     g, df, _ = g_tests(mixed[None], counts[None])[0]
     m = mixed.sum()
-    p_within = float(10 ** log10_tail(g / (1 + reference.tau * m * rows / (m + rows)), df))
+    p_within = float(10 ** log10_tail(g / (1 + reference.tau * m * rows / (m + rows)) * reference.shape, df * reference.shape))
     p, e, q = (c / max(1.0, c.sum()) for c in (reference.counts, mixed, counts))
     return {
         "by": by, "mix_total_variation": round(float(np.abs(e - p).sum() / 2), 6),

@@ -40,8 +40,9 @@ class Reference:
     """`exact`: each bin is one value (a category, or a number that takes few values); else the bins lie between quantiles.
 
     `points`: float64, ascending: the values, or the edges. `counts`: int64[35]. `tau`: variance between blocks of the reference, per
-    degree of freedom and row, beyond what chance explains. `names`: what a category's code stands for. `hours`: int64[168, 35] counts by
-    hour of the week, where they are known; `parts`: counts and tau by segment (`region=eu`). `about`: what it was made from.
+    degree of freedom and row, beyond what chance explains. `shape`: see `wandering`. `names`: what a category's code stands for.
+    `hours`: int64[168, 35] counts by hour of the week, where they are known; `parts`: references by segment (`region=eu`), of the same
+    points. `about`: what it was made from.
     """
 
     exact: bool
@@ -52,6 +53,7 @@ class Reference:
     hours: np.ndarray | None = None
     parts: dict[str, Reference] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    shape: float = 1.0
 
     @cached_property
     def edges(self) -> profile.Edges:
@@ -141,11 +143,14 @@ class Reference:
         """Plain data, for checkpoints and baselines."""
         out: dict[str, Any] = {
             "exact": self.exact, "points": self.points.tolist(), "counts": self.counts.tolist(), "tau": self.tau, "names": self.names,
+            "shape": self.shape,
         }  # fmt: skip
         if self.hours is not None:
             out["hours"] = self.hours.tolist()
         if self.parts:
-            out["parts"] = {name: {"counts": part.counts.tolist(), "tau": part.tau} for name, part in self.parts.items()}
+            out["parts"] = {
+                name: {"counts": part.counts.tolist(), "tau": part.tau, "shape": part.shape} for name, part in self.parts.items()
+            }
         if self.about:
             out["about"] = self.about
         return out
@@ -155,12 +160,12 @@ class Reference:
         """The reverse of `record`."""
         exact, points, names = record["exact"], np.array(record["points"], np.float64), record["names"]
         parts = {
-            name: cls(exact, points, np.array(part["counts"], np.int64), part["tau"], names)
+            name: cls(exact, points, np.array(part["counts"], np.int64), part["tau"], names, shape=part.get("shape", 1.0))
             for name, part in record.get("parts", {}).items()
         }
         hours = np.array(record["hours"], np.int64) if "hours" in record else None
         counts = np.array(record["counts"], np.int64)
-        return cls(exact, points, counts, record["tau"], names, hours, parts, record.get("about", {}))
+        return cls(exact, points, counts, record["tau"], names, hours, parts, record.get("about", {}), record.get("shape", 1.0))
 
 
 @njit(nogil=True, cache=True)
@@ -208,12 +213,13 @@ def learn(
         reference.hours = np.zeros((HOURS, BINS), np.int64)
         np.add.at(reference.hours, hour, of_pane)
         expected = of_pane.sum(axis=1, keepdims=True) * reference.by_hour[hour, :BINS]
-        reference.tau = between_blocks(of_pane, expected)
+        reference.tau, reference.shape = wandering(of_pane, expected)
     else:
-        reference.tau = between_blocks(of_pane)
+        reference.tau, reference.shape = wandering(of_pane)
     for name, mine in (segments or {}).items():
         histograms = by_pane(reference, values[mine], blocks[mine])
-        part = Reference(exact, reference.points, histograms.sum(axis=0), max(reference.tau, between_blocks(histograms)))
+        tau, shape = wandering(histograms)
+        part = Reference(exact, reference.points, histograms.sum(axis=0), max(reference.tau, tau), shape=min(reference.shape, shape))
         reference.parts[name] = part
     return reference
 
@@ -227,27 +233,44 @@ def by_pane(reference: Reference, values: np.ndarray, blocks: np.ndarray) -> np.
     return counts
 
 
-def between_blocks(of_pane: np.ndarray, expected: np.ndarray | None = None) -> float:
-    """The variance between blocks, as `learn` describes it; `of_pane`: histograms of panes, in their order; `expected`: float64, the same
-    as the hours of the panes would have it (None: as the rest of the blocks has it)."""
-    cuts, held = [], 0
+def wandering(of_pane: np.ndarray, expected: np.ndarray | None = None) -> tuple[float, float]:
+    """(tau, shape) of a reference, from histograms of its panes in their order; `expected`: float64, the same as the hours of the panes
+    would have it (None: as the rest of the blocks has it).
+
+    tau: as `learn` describes it, from blocks of 256 rows. shape: rows that depend on each other are fewer than they seem, and the bins'
+    deviations are of one piece, so G has a longer tail than its chi-square. Two moments give the chi-square that it has (Satterthwaite
+    1946): its degrees of freedom are this share of the nominal ones, from blocks of 128 rows, two standard errors on the careful side.
+    """
+    g, df, weight = between_blocks(of_pane, expected, BLOCK_ROWS)
+    tau, shape = 0.0, 1.0
+    if len(g) >= 2:
+        ratio = float((g / df).mean()) * (1 + np.sqrt(2 / df.sum()))
+        tau = max(0.0, (ratio - 1) / float(weight.mean()))
+    g, df, weight = between_blocks(of_pane, expected, BLOCK_ROWS // 2)
+    if len(g) >= 4:
+        scaled = g / (1 + tau * weight)
+        spread = scaled.var(ddof=1) / max(1e-9, scaled.mean()) ** 2 * (1 + 2 * np.sqrt(2 / len(g)))
+        shape = float(min(1.0, 2 / max(1e-9, spread) / df.mean()))
+    return tau, shape
+
+
+def between_blocks(of_pane: np.ndarray, expected: np.ndarray | None, least: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(G, degrees of freedom, n m / (n + m)) of each block of at least so many rows against what is expected of it, float64[B]."""
+    cuts, held = [0], 0
     for i, rows in enumerate(of_pane.sum(axis=1).tolist()):
         held += rows
-        if held >= BLOCK_ROWS:
+        if held >= least:
             cuts.append(i + 1)
             held = 0
-    if len(cuts) < 2:
-        return 0.0
-    starts = [0, *cuts[:-1]]
-    histograms = np.add.reduceat(of_pane[: cuts[-1]], starts).astype(np.float64)
+    if len(cuts) < 3:
+        return np.empty(0), np.empty(0), np.empty(0)
+    histograms = np.add.reduceat(of_pane[: cuts[-1]], cuts[:-1]).astype(np.float64)
     n = histograms.sum(axis=1, keepdims=True)
     rest = histograms.sum(axis=0) - histograms
     if expected is not None:
-        rest = np.add.reduceat(expected[: cuts[-1]], starts) / n * (n.sum() - n)
-    tests = g_tests(rest, histograms)
-    weight = (n * (n.sum() - n) / n.sum()).mean()
-    ratio = float((tests[:, 0] / tests[:, 1]).mean()) * (1 + np.sqrt(2 / tests[:, 1].sum()))
-    return max(0.0, (ratio - 1) / float(weight))
+        rest = np.add.reduceat(expected[: cuts[-1]], cuts[:-1]) / n * (n.sum() - n)
+    g, df, _ = g_tests(rest, histograms).T
+    return g, df, (n * (n.sum() - n) / n.sum())[:, 0]
 
 
 def table_of(reference: np.ndarray, window: np.ndarray, label: Callable[[int], str]) -> list[dict[str, Any]]:

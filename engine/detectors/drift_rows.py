@@ -20,7 +20,7 @@ from kernels import profile
 
 NAMES_KEPT = 4096
 NEW_KEPT = 16
-MANY = 2048
+MANY = 512
 """Rows from which a call of the `profile` op for each feature is faster than one for all of them."""
 
 

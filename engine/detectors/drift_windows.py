@@ -117,9 +117,10 @@ def rested(expected: np.ndarray, rows: float) -> np.ndarray:
 
 
 def judged(windows: Windows, references: Mapping[str, Reference]) -> Tests:
-    """G-tests of windows against what is expected of them, the p-value corrected for how much the series wanders by itself."""
-    tau = np.array([references[name].tau for name in windows.names])[windows.series]
+    """G-tests of windows against what is expected of them, the p-value corrected for how much the series wanders, and depends on
+    itself."""
+    tau, shape = np.array([(references[name].tau, references[name].shape) for name in windows.names]).T[:, windows.series]
     g, df, psi = g_tests(windows.expected, windows.counts).T
     m, n = windows.expected.sum(axis=1), windows.counts.sum(axis=1)
     wander = 1 + tau * m * n / (m + n)
-    return Tests(log10_tail(g / wander, df), g, df, wander, psi - df * (1 / n + 1 / m) - df * tau)
+    return Tests(log10_tail(g / wander * shape, df * shape), g, df, wander, psi - df * (1 / n + 1 / m) - df * tau)
