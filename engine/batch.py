@@ -114,7 +114,8 @@ class Batch:
         parts = [n for n in ("tenant", *names) if n in self.columns]
         if len(parts) == 1 and None not in self.codes(parts[0])[1]:
             codes, values = self.codes(parts[0])
-            return codes, [bounded(str(v)) or "-" for v in values]
+            texts = [str(v) or "-" for v in values]
+            return codes, texts if max(map(len, texts), default=0) <= KEY_CHARACTERS else [bounded(word) for word in texts]
         combined = np.zeros(len(self), np.int64)
         for name in parts:
             codes, values = self.codes(name)

@@ -236,7 +236,8 @@ class Outbox:
                 if entry.message.id in confirmed and route.queue.pop(key, None) is not None:
                     route.delivered[entry.message.kind] = route.delivered.get(entry.message.kind, 0) + 1
                     entry.waiting.discard(route.name)
-                    if not entry.waiting and (entry.owner in self.entries):
-                        self.bytes -= len(entry.message.value) * (self.entries[entry.owner].pop(entry.message.id, None) is not None)
+                    mine = self.entries.get(entry.owner)
+                    if not entry.waiting and mine is not None and mine.pop(entry.message.id, None) is not None:
+                        self.bytes -= len(entry.message.value)
             self._lock.notify_all()
         return bool(confirmed)

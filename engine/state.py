@@ -117,13 +117,13 @@ class KeyTable:
         self.evicted += len(given)
         return given
 
-    def release(self, slots: Iterable[int]) -> None:
+    def release(self, slots: Sequence[int]) -> None:
         """Free these slots; their arrays must be reset by the state (`State.release` does both)."""
         for slot in slots:
             del self.index[self.keys[slot]]
             self.keys[slot] = ""
-            self.last_us[slot] = NEVER
-            self.free.append(slot)
+        self.last_us[list(slots)] = NEVER
+        self.free += slots
 
 
 class State:
