@@ -97,7 +97,9 @@ class Detector(Protocol):
     """What the engine asks of a detector."""
 
     name: ClassVar[str]
-    streams: ClassVar[tuple[str, ...]]
+
+    @property
+    def streams(self) -> tuple[str, ...]: ...
 
     def arrays(self) -> Sequence[ArraySpec]: ...
 

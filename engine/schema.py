@@ -38,7 +38,7 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
     offsets = rows.offsets
     if bad:
         keep = np.setdiff1d(np.arange(table.num_rows), np.fromiter(bad, np.int64, len(bad)))
-        table, time_us, offsets = table.take(pa.array(keep)), time_us[keep], offsets[keep]
+        table, time_us, offsets, stamped = table.take(pa.array(keep)), time_us[keep], offsets[keep], stamped[keep]
         if not len(keep):
             return None, rejects
     before = state.watermarks.get(rows.stream, NEVER)
@@ -46,7 +46,9 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
     state.watermarks[rows.stream] = int(running[-1])
     bound = np.maximum(running[:-1], state.closed_us)
     late = time_us < bound
-    return Batch(rows.stream, table, np.where(late, bound, time_us), offsets, late), rejects
+    batch = Batch(rows.stream, table, np.where(late, bound, time_us), offsets, late)
+    batch.partition, batch.age_us = str(raw.partition), np.where(stamped >= 0, np.maximum(stamped * 1000 - time_us, 0), -1)
+    return batch, rejects
 
 
 def typed(rows: Rows) -> tuple[pa.RecordBatch, dict[int, tuple[str, str]]]:

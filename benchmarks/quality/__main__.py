@@ -1,6 +1,6 @@
 """How well the detectors detect, on real data, through `telltale backtest`.
 
-    python -m benchmarks.quality [--data DIR] [--sets smd asd azure sea census drift_null extraction campaign poisoning] [--out FILE] [--quick]
+    python -m benchmarks.quality [--data DIR] [--sets smd asd azure sea census drift_null extraction campaign poisoning nulls] [--out FILE] [--quick]
 
 DIR is laid out as ../shared/data, the default. VUS-PR needs the authors' package in `.venv-quality`, which `make quality` makes; without
 it the hardware sets are run and VUS-PR is left out, said so. `--quick`: fewer windows, seeds and accounts for extraction and
@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import campaigns, drift, extraction, hardware, performance, poisoning
+from benchmarks.quality import campaigns, drift, extraction, hardware, nulls, performance, poisoning
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SETS = ("smd", "asd", "azure", "sea", "census", "drift_null", "extraction", "campaign", "poisoning")
+SETS = ("smd", "asd", "azure", "sea", "census", "drift_null", "extraction", "campaign", "poisoning", "nulls")
 
 
 def main() -> None:
@@ -51,6 +51,9 @@ def main() -> None:
                 figures[name] = (performance.sea if name == "sea" else performance.census)(options.data, folder)
             elif name == "drift_null":
                 figures[name] = drift.null_streams(options.data, folder, 40_000 if options.quick else drift.NULL_ROWS)
+            elif name == "nulls":
+                figures[name] = nulls.run(options.data, folder, (50.0,) if options.quick else (1.0, 50.0))
+                print(nulls.shown(figures[name]))
             elif name == "campaign":
                 quick: dict[str, Any] = (
                     {"benign": 4000, "cases": ((100, 1.0), (100, 0.5)), "seeds": (0,), "days": 2} if options.quick else {}

@@ -15,6 +15,7 @@ from engine.detectors.hardware import Hardware, HardwareSettings
 from engine.detectors.missing import Missing, MissingSettings
 from engine.detectors.performance import Performance, PerformanceSettings
 from engine.detectors.poisoning import Poisoning, PoisoningSettings
+from engine.detectors.quality import Quality, QualitySettings
 from engine.detectors.rates import Rates, RatesSettings
 from engine.detectors.rules import Rules, RulesSettings
 from engine.finding import Context, Detector, Settings
@@ -35,6 +36,7 @@ DETECTORS: dict[str, Row] = {
     "rates": Row("rates", RatesSettings, Rates),
     "performance": Row("performance", PerformanceSettings, Performance),
     "grounding": Row("grounding", GroundingSettings, Grounding),
+    "quality": Row("quality", QualitySettings, Quality),
     "extraction": Row("extraction", ExtractionSettings, Extraction),
     "campaign": Row("campaign", CampaignSettings, Campaign),
     "hardware": Row("hardware", HardwareSettings, Hardware),
