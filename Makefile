@@ -6,7 +6,7 @@ MINUTES ?= 10
 V := .venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow lint bench bench-detectors parity quality chaos kafka format clean
+.PHONY: help demo test test-slow lint bench bench-detectors parity quality chaos kafka format clean bench-ingest fuzz
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -59,6 +59,17 @@ bench: $(V)/.test
 ## make bench-detectors      what the detectors of inference traffic cost a row, beside River's ADWIN where .venv-peers has it
 bench-detectors: $(V)/.test
 	$(V)/bin/python -m benchmarks.detectors $(ARGS)
+
+# the client that the engine is compared with, in an environment of its own
+.venv-ingest/.done:
+	$(PYTHON) -m venv .venv-ingest
+	.venv-ingest/bin/pip install -q confluent-kafka==2.16.1
+	@touch $@
+
+## make bench-ingest         how fast bytes become columns, and Kafka's records alerts, beside the clients and readers that one would take
+bench-ingest: $(V)/.test .venv-ingest/.done kafka
+	$(V)/bin/python -m benchmarks.ingest
+	$(V)/bin/python -m benchmarks.end_to_end $(ARGS)
 
 ## make quality             how well the detectors detect, on the data in ../shared/data
 quality: $(V)/.test .venv-quality/.done

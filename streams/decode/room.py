@@ -66,13 +66,12 @@ def cut(index: np.ndarray, counts: np.ndarray) -> list[tuple[np.ndarray, int]]:
     """Records in parts, and the rows that each may have at most: neighbours until they have `MOST_ROWS`, a record with more alone."""
     if int(counts.sum()) < MOST_ROWS:
         return [(index, int(counts.sum()) + 1)]
-    cuts, total = [0], 0
-    for k, n in enumerate(counts.tolist()):
-        if total and total + n >= MOST_ROWS:
-            cuts.append(k)
-            total = 0
-        total += n
-    return [(index[a:b], int(counts[a:b].sum()) + 1) for a, b in itertools.pairwise([*cuts, len(index)])]
+    before = np.concatenate([[0], np.cumsum(counts)])
+    cuts = [0]
+    while cuts[-1] < len(index):
+        beyond = int(np.searchsorted(before, before[cuts[-1]] + MOST_ROWS)) - 1
+        cuts.append(max(beyond, cuts[-1] + 1))
+    return [(index[a:b], int(before[b] - before[a]) + 1) for a, b in itertools.pairwise(cuts)]
 
 
 def built(kind: pa.DataType, values: np.ndarray, valid: np.ndarray) -> pa.Array | None:

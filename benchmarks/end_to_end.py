@@ -1,0 +1,176 @@
+"""From Kafka to alerts, beside clients that fetch the same records from the same broker and drop them: `make bench-ingest`.
+
+    python -m benchmarks.end_to_end [--rows 1500000] [--partitions 4] [--codec lz4] [--client PYTHON] [--rounds 3]
+
+Small records are JSON of about 100 bytes, large ones OTLP requests of 500 spans (265 KB) and Arrow batches of requests with embeddings
+(245 KB). The engine runs all detectors with a Kafka sink and checkpoints, in one process. Rates count from the first records that come
+to the last; rounds alternate, and the median of each is taken. `--client`: a Python that has confluent-kafka. Needs a Kafka, found as the
+tests find it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numba
+import numpy as np
+import pyarrow as pa
+
+from benchmarks import ingest
+from benchmarks.__main__ import processor
+from benchmarks.parity import T0, rows_of
+from engine.config import parse
+from engine.run import Engine
+from engine.wiring import make_engine, make_kafka_source
+from streams.records import Partition
+from streams.sources import KafkaSource
+from tests.support.kafka import Cluster, connect, unique_group
+
+ROOT = Path(__file__).parents[1]
+ARROW_ROWS, WIDTH = 60, 1024
+
+
+def arrow_records(n: int) -> list[bytes]:
+    """Requests with an embedding, 245 KB a record."""
+    generator, values = np.random.default_rng(0), []
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(generator.normal(size=ARROW_ROWS * WIDTH).astype(np.float32)), WIDTH)
+    for k in range(n):
+        table = pa.table({
+            "time": pa.array(T0 + (k * ARROW_ROWS + np.arange(ARROW_ROWS)) * 500, pa.timestamp("us", tz="UTC")),
+            "principal": [f"p{i % 50}" for i in range(ARROW_ROWS)], "model": ["m"] * ARROW_ROWS,
+            "input_tokens": pa.array(generator.integers(1, 4000, ARROW_ROWS), pa.int32()),
+            "embedding": embedding,
+        })  # fmt: skip
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        values.append(sink.getvalue().to_pybytes())
+    return values
+
+
+def engine_over(cluster: Cluster, topic: str, folder: Path, alerts: str) -> Engine:
+    """The engine as `telltale run` makes it."""
+    config = parse(json.dumps({
+        "source": {"kafka": {"bootstrap": cluster.bootstrap, "group": unique_group(), "topics": [{"name": topic, "stream": "inference"}]}},
+        "sinks": {"out": {"type": "kafka", "bootstrap": cluster.bootstrap, "alerts": alerts}},
+        "checkpoint": {"dir": str(folder / unique_group()), "interval_s": 5},
+    }))  # fmt: skip
+    return make_engine(config, make_kafka_source(config), None)
+
+
+def rate(source: KafkaSource, turn: Callable[[], int], count: int) -> float:
+    """Records a second, from the moment when the partitions are assigned until the last record is done with."""
+    told, first, seen = source._on_assigned, list[float](), 0
+
+    def assigned(partitions: Sequence[Partition]) -> None:
+        told(partitions)
+        first.append(time.perf_counter())
+
+    source._on_assigned = assigned
+    while seen < count:
+        seen += turn()
+    return seen / (time.perf_counter() - first[0])
+
+
+def scored(cluster: Cluster, topic: str, folder: Path, alerts: str, count: int) -> tuple[float, Engine]:
+    """The rate of the engine, and the engine, closed."""
+    engine = engine_over(cluster, topic, folder, alerts)
+    found = rate(engine.source, lambda: engine.step(0.5), count)  # type: ignore[arg-type]
+    assert not engine.rejected, engine.rejected
+    engine.close()
+    return found, engine
+
+
+def dropped(cluster: Cluster, topic: str, count: int, raw: bool) -> float:
+    """The rate of the engine's own source, its records thrown away; or of kafka-python as it is."""
+    source = KafkaSource(cluster.bootstrap, unique_group(), [topic], raw=raw)
+    source.on_change(lambda partitions: None, lambda partitions: None)
+    found = rate(source, lambda: sum(len(batch) for batch in source.poll(0.5, 32 << 20)), count)
+    source.close()
+    return found
+
+
+def client(python: Path, verb: str, *args: object) -> str:
+    """confluent-kafka, in its environment."""
+    command = [str(python), str(ROOT / "benchmarks" / "peers" / "kafka_client.py"), verb, *map(str, args)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def measured(
+    cluster: Cluster, folder: Path, python: Path, name: str, values: list[bytes], options: argparse.Namespace
+) -> dict[str, object]:
+    """All rates over one topic with these records."""
+    topic, alerts = cluster.topic(options.partitions, **{"max.message.bytes": str(16 << 20)}), cluster.topic(1)
+    file = folder / "records"
+    file.write_bytes(b"".join(len(v).to_bytes(4, "little") + v for v in values))
+    client(python, "produce", cluster.bootstrap, topic, file, options.partitions, options.codec)
+    count, size = len(values), sum(map(len, values)) / len(values)
+    del values
+    rates: dict[str, list[float]] = {"telltale": [], "source, dropping": [], "confluent-kafka, dropping": []}
+    scored(cluster, topic, folder, alerts, count)  # compiles, and warms the broker's page cache
+    stages: dict[str, float] = {}
+    for _ in range(options.rounds):
+        rates["confluent-kafka, dropping"].append(float(client(python, "drop", cluster.bootstrap, topic, count, options.partitions)))
+        rates["source, dropping"].append(dropped(cluster, topic, count, raw=True))
+        found, engine = scored(cluster, topic, folder, alerts, count)
+        rates["telltale"].append(found)
+        sums = [s for m in engine.metrics.stage_s.collect() for s in m.samples if s.name.endswith("_sum")]
+        stages = {s.labels["stage"]: round(s.value * found / count, 3) for s in sums}
+    medians = {who: statistics.median(found) for who, found in rates.items()}
+    said = {
+        "records": name, "bytes": round(size), "count": count, "rows": engine.rows, "alerts": sum(engine.opened.values()),
+        "records_per_s": {who: round(found) for who, found in medians.items()},
+        "telltale_mb_per_s": round(medians["telltale"] * size / 1e6, 1),
+        "telltale_rows_per_s": round(medians["telltale"] * engine.rows / count),
+        "against_confluent_kafka": round(medians["telltale"] / medians["confluent-kafka, dropping"], 2),
+        "against_the_source_alone": round(medians["telltale"] / medians["source, dropping"], 2),
+        "share_of_stages": stages,
+    }  # fmt: skip
+    print(json.dumps(said, indent=1), flush=True)
+    return said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end")
+    parser.add_argument("--rows", type=int, default=1_500_000)
+    parser.add_argument("--large", type=int, default=600, help="how many large records of each kind")
+    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--codec", default="lz4")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--client", type=Path, default=ROOT / ".venv-ingest" / "bin" / "python")
+    parser.add_argument("--out", type=Path, help="write JSON there")
+    parser.add_argument("--only", default="", help="json, otlp or arrow")
+    options = parser.parse_args()
+    ingest.SPANS = options.large * ingest.SPANS_A_RECORD
+    kinds: dict[str, Callable[[], list[bytes]]] = {
+        "json": lambda: rows_of(options.rows), "otlp": ingest.requests, "arrow": lambda: arrow_records(options.large),
+    }  # fmt: skip
+    said = []
+    with tempfile.TemporaryDirectory() as folder:
+        cluster, broker = connect(Path(folder) / "kafka")
+        try:
+            for name, make in kinds.items():
+                if options.only in ("", name):
+                    said.append(measured(cluster, Path(folder), options.client, name, make(), options))
+        finally:
+            if broker is not None:
+                broker.stop()
+    result = {
+        "machine": f"{processor()}, {numba.get_num_threads()} threads",
+        "codec": options.codec,
+        "partitions": options.partitions,
+        "results": said,
+    }
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

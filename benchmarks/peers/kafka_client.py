@@ -1,0 +1,53 @@
+"""confluent-kafka's producer and consumer, in an environment of their own: `kafka_client.py produce|drop BOOTSTRAP TOPIC COUNT [FILE]`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+
+def produce(bootstrap: str, topic: str, file: str, partitions: int, codec: str) -> None:
+    """Write the file's records (4 bytes of length, then the record) to the partitions in turn."""
+    data = memoryview(Path(file).read_bytes())
+    producer = Producer({
+        "bootstrap.servers": bootstrap, "linger.ms": 50, "batch.size": 1 << 20, "compression.type": codec, "message.max.bytes": 16 << 20,
+        "queue.buffering.max.messages": 2_000_000, "queue.buffering.max.kbytes": 1 << 20,
+    })  # fmt: skip
+    at = number = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        while True:
+            try:
+                producer.produce(topic, bytes(data[at + 4 : at + 4 + size]), partition=number % partitions)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        at, number = at + 4 + size, number + 1
+        if number % 1000 == 0:
+            producer.poll(0)
+    producer.flush()
+
+
+def drop(bootstrap: str, topic: str, count: int, partitions: int) -> None:
+    """Print records a second from the assignment to the last, of a consumer that does nothing with them."""
+    consumer = Consumer({
+        "bootstrap.servers": bootstrap, "group.id": "drop", "enable.auto.commit": False, "auto.offset.reset": "earliest",
+        "fetch.message.max.bytes": 8 << 20, "queued.max.messages.kbytes": 1 << 20, "queued.min.messages": 1_000_000, "check.crcs": True,
+    })  # fmt: skip
+    seen, started = 0, time.perf_counter()
+    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+    while seen < count:
+        seen += len(consumer.consume(10_000, 1.0))
+    print(seen / (time.perf_counter() - started))
+    consumer.close()
+
+
+if __name__ == "__main__":
+    verb, bootstrap, topic = sys.argv[1:4]
+    if verb == "produce":
+        produce(bootstrap, topic, sys.argv[4], int(sys.argv[5]), sys.argv[6])
+    else:
+        drop(bootstrap, topic, int(sys.argv[4]), int(sys.argv[5]))
