@@ -43,6 +43,8 @@ class RawBatch:
     headers: Sequence[Headers] | None = None
     next_offset: int = -1
     """Where the source goes on after this batch; past the last offset where a log has gaps."""
+    refused: Sequence[Reject] = ()
+    """What the source could not take in at all, for the dead letters."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -67,6 +69,7 @@ class RawBatch:
         timestamps_ms: np.ndarray | None = None,
         headers: Sequence[Headers] | None = None,
         next_offset: int = -1,
+        refused: Sequence[Reject] = (),
     ) -> RawBatch:
         """Gather separate values into one buffer.
 
@@ -81,7 +84,7 @@ class RawBatch:
         if timestamps_ms is None:
             timestamps_ms = np.full(len(values), -1, np.int64)
         data = values[0] if len(values) == 1 else b"".join(values)
-        return cls(partition, data, starts, ends, offsets, timestamps_ms, headers, next_offset)
+        return cls(partition, data, starts, ends, offsets, timestamps_ms, headers, next_offset, refused)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def decode(raw: RawBatch, fmt: Format) -> Decoded:
     (41.0, 'json')
     """
     lengths = raw.ends - raw.starts
-    out = Decoded()
+    out = Decoded([], list(raw.refused))
     usable = np.flatnonzero(lengths > 0)
     if (large := lengths > fmt.max_record_bytes).any():
         for i in np.flatnonzero(large).tolist():

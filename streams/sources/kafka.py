@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
@@ -103,7 +102,7 @@ class KafkaSource:
             if self.raw:
                 batches += kafka_raw.raw_batches(partition, records, max_bytes)
             else:
-                batches.append(stock_batch(partition, records, self._consumer.position(place)))
+                batches.append(kafka_raw.stock(partition, records, self._consumer.position(place), 0))
         if batches:
             self._trouble = ""
         return batches
@@ -264,15 +263,3 @@ class Listener(AsyncConsumerRebalanceListener):
 
         threading.Thread(target=run, name=f"partitions {change}", daemon=True).start()
         await done
-
-
-def stock_batch(partition: Partition, records: Sequence[Any], position: int) -> RawBatch:
-    """kafka-python's own records as one batch. A record without a value has an empty one."""
-    return RawBatch.of(
-        partition,
-        [r.value or b"" for r in records],
-        offsets=np.fromiter((r.offset for r in records), np.int64, len(records)),
-        timestamps_ms=np.fromiter((r.timestamp for r in records), np.int64, len(records)),
-        headers=[tuple((k, v or b"") for k, v in r.headers) for r in records] if any(r.headers for r in records) else None,
-        next_offset=position,
-    )

@@ -2,18 +2,29 @@
 
 This reaches into kafka-python: the fetcher's class that unpacks batches is replaced, for one consumer, by one that yields each batch
 decompressed. `install` does so only for the versions it was tested with. Everything else (fetching, positions, checksums, aborted
-transactions, control batches) stays the client's own code.
+transactions, control batches) stays the client's own code. A batch that is not as expected (an old format, records that we read
+differently) is read by the client's own code too; it is logged and counted.
+
+Memory is bounded: a batch that would be more than `BATCH_BYTES` decompressed is refused as one dead letter, and a poll ends when
+`POLL_BYTES` are decompressed.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import kafka
+import lz4.frame
 import numpy as np
+import snappy
+import zstandard
+from kafka.codec import snappy_decode
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError, KafkaConnectionError
 from kafka.net.transport import KafkaTCPTransport
@@ -21,13 +32,19 @@ from kafka.protocol.consumer import IsolationLevel
 from kafka.record.default_records import DefaultRecordBatch
 from numba import njit
 
-from streams.records import Headers, Partition, RawBatch
+from streams.records import Headers, Partition, RawBatch, Reject
 
 log = logging.getLogger(__name__)
 
+SURPRISES = Counter[str]()
+"""What the client's own code had to read, by kind, since the process began."""
 TESTED = ("3.0.12",)
 READ_BYTES = 1 << 18
 READS_AT_ONCE = 64
+BATCH_BYTES = 128 << 20
+POLL_BYTES = 64 << 20
+KEPT_BYTES = 900_000
+"""Of a batch that is refused."""
 
 
 def install(consumer: Any) -> bool:
@@ -71,25 +88,52 @@ class Whole:
     first_timestamp: int
     append_timestamp: int
     """The broker's time for all records, -1 when they have their own."""
-    data: bytearray
+    data: bytes | bytearray
     start: int
+    batch: DefaultRecordBatch
+    refused: str = ""
+    """Why it can't be read; `data` is then the beginning of what is compressed."""
 
 
 class WholeBatches(Fetcher.PartitionRecords):
     """What a fetch brought for one partition, batch by batch. Follows the client's own `_unpack_records` but for the records."""
 
-    def _unpack_records(self, tp: Any, records: Any, key_deserializer: Any, value_deserializer: Any) -> Iterator[Whole]:
+    def take(self, n: int | None = None) -> list[Any]:
+        """At most n batches, or so many as make `POLL_BYTES`; then None for the others, so that the client takes no more in this poll."""
+        self._maybe_raise_next_inline_exception()
+        taken: list[Any] = []
+        size = 0
+        try:
+            for batch in itertools.islice(self.record_iterator, n):
+                taken.append(batch)
+                size += len(batch.data) if isinstance(batch, Whole) else len(batch.value or b"")
+                if n is not None and size >= POLL_BYTES:
+                    return taken + [None] * (n - len(taken))
+        except Exception as error:
+            if not taken:
+                raise
+            self._next_inline_exception = error
+        return taken
+
+    def _unpack_records(self, tp: Any, records: Any, key_deserializer: Any, value_deserializer: Any) -> Iterator[Any]:
         last = None
         while (batch := records.next_batch()) is not None:
-            last = batch
+            last = batch if batch.magic == 2 else None
             if self.check_crcs and not batch.validate_crc():
                 raise CorruptRecordError(f"record batch of {tp} at offset {batch.base_offset} failed its checksum")
-            if batch.magic != 2:
-                raise CorruptRecordError(f"record batch of {tp} at offset {batch.base_offset} is of the old format {batch.magic}")
-            self.leader_epoch = batch.leader_epoch
-            if not self._skipped(batch):
-                yield self._whole(batch)
-            self.next_fetch_offset = batch.next_offset
+            if batch.magic == 2:
+                self.leader_epoch = batch.leader_epoch
+                if not self._skipped(batch):
+                    yield self._whole(batch)
+            else:
+                surprised(f"a record batch of the old format {batch.magic}", f"{tp} at offset {batch.base_offset}")
+                for record in batch:
+                    if self.check_crcs and not record.validate_crc():
+                        raise CorruptRecordError(f"record of {tp} at offset {record.offset} failed its checksum")
+                    self.next_fetch_offset = record.offset + 1
+                    yield record
+            if last is not None:
+                self.next_fetch_offset = last.next_offset
         if last is not None:
             self.next_fetch_offset = last.next_offset
         self.drain()
@@ -105,15 +149,79 @@ class WholeBatches(Fetcher.PartitionRecords):
         return batch.is_control_batch
 
     def _whole(self, batch: DefaultRecordBatch) -> Whole:
-        batch._maybe_uncompress()
+        refused, data = "", batch._buffer
+        if batch.compression_type and not batch._decompressed:
+            compressed = bytes(memoryview(batch._buffer)[batch._pos :])
+            try:
+                data = decompressed(compressed, batch.compression_type, BATCH_BYTES)
+            except TooLargeError:
+                refused, data = f"more than {BATCH_BYTES} bytes when decompressed", compressed[:KEPT_BYTES]
+            else:
+                batch._buffer, batch._pos, batch._decompressed = data, 0, True
         self.records_read += batch.records_count
         self.bytes_read += len(batch._buffer)
         self.next_fetch_offset = batch.next_offset
         appended = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else -1
         return Whole(
             batch.last_offset, batch.base_offset, self.fetch_offset, batch.next_offset, batch.records_count, batch.first_timestamp,
-            appended, batch._buffer, batch._pos,
+            appended, data, batch._pos, batch, refused,
         )  # fmt: skip
+
+
+class TooLargeError(Exception):
+    """Decompressed, it would be larger than allowed."""
+
+
+def decompressed(data: bytes, codec: int, limit: int) -> bytes:
+    """The bytes behind Kafka's codecs (1 gzip, 2 snappy, 3 lz4, 4 zstd), never more than `limit` of them in memory.
+
+    Raises TooLargeError, CorruptRecordError where they can't be decompressed.
+    """
+    try:
+        if codec == DefaultRecordBatch.CODEC_GZIP:
+            out = zlib.decompressobj(wbits=31).decompress(data, limit + 1)
+        elif codec == DefaultRecordBatch.CODEC_LZ4:
+            out = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=limit + 1)
+        elif codec == DefaultRecordBatch.CODEC_ZSTD:
+            with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+                out = reader.read(limit + 1)
+        elif snappy_bytes(data) > limit:
+            raise TooLargeError
+        else:
+            out = snappy_decode(data)
+    except (zlib.error, RuntimeError, zstandard.ZstdError, snappy.UncompressError, ValueError, EOFError) as error:
+        raise CorruptRecordError(f"a record batch can't be decompressed: {error}") from error
+    if len(out) > limit:
+        raise TooLargeError
+    return out
+
+
+def snappy_bytes(data: bytes) -> int:
+    """How large snappy's blocks say that they are; alone, or in the frames of Java's library."""
+    if data[:8] != b"\x82SNAPPY\x00":
+        return block_bytes(data, 0)
+    total, at = 0, 16
+    while at + 4 <= len(data):
+        total += block_bytes(data, at + 4)
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
+    return total
+
+
+def block_bytes(data: bytes, at: int) -> int:
+    """The size that stands at the beginning of a block, 7 bits a byte."""
+    size = 0
+    for shift, byte in enumerate(data[at : at + 5]):
+        size |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            break
+    return size
+
+
+def surprised(kind: str, where: str) -> None:
+    """Count what was not as expected, and log the first of each kind."""
+    SURPRISES[kind] += 1
+    if SURPRISES[kind] == 1:
+        log.warning("%s: %s; kafka-python's own code reads it, and others of this kind", where, kind)
 
 
 @njit(nogil=True, cache=True)
@@ -163,22 +271,31 @@ def bounds(data, at, first_offset, first_timestamp, append_timestamp, starts, en
     return at
 
 
-def raw_batches(partition: Partition, batches: Sequence[Whole], max_bytes: int) -> list[RawBatch]:
+def raw_batches(partition: Partition, batches: Sequence[Any], max_bytes: int) -> list[RawBatch]:
     """Record batches as RawBatches of at most about `max_bytes`. Raises CorruptRecordError where one is not what it says."""
-    groups: list[list[Whole]] = []
+    groups: list[list[Any]] = []
     size = 0
     for batch in batches:
-        if groups and size + len(batch.data) <= max_bytes:
+        if batch is None:
+            break  # the poll was full
+        whole = isinstance(batch, Whole)
+        length = len(batch.data) if whole else len(batch.value or b"")
+        if groups and size + length <= max_bytes and whole and isinstance(groups[-1][0], Whole) and not batch.refused:
             groups[-1].append(batch)
-            size += len(batch.data)
+            size += length
+        elif groups and not whole and not isinstance(groups[-1][0], Whole):
+            groups[-1].append(batch)
         else:
             groups.append([batch])
-            size = len(batch.data)
-    return [raw for group in groups if len(raw := gathered(partition, group))]
+            size = max_bytes if whole and batch.refused else length
+    found = [gathered(partition, group) if isinstance(group[0], Whole) else stock(partition, group, -1, 0) for group in groups]
+    return [raw for raw in found if len(raw) or raw.refused]
 
 
 def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
     """Some record batches as one RawBatch."""
+    if batches[0].refused:
+        return refusal(partition, batches[0])
     n = sum(b.count for b in batches)
     starts, ends, offsets, timestamps, headers = (np.empty(n, np.int64) for _ in range(5))
     row = base = 0
@@ -188,7 +305,8 @@ def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
         part = starts[here], ends[here], offsets[here], timestamps[here], headers[here]
         after = bounds(buffer, batch.start, batch.first_offset, batch.first_timestamp, batch.append_timestamp, *part)
         if after != len(buffer):
-            raise CorruptRecordError(f"record batch of {partition} at offset {batch.first_offset} is not what it says")
+            surprised("a record batch is not what it says", f"{partition} at offset {batch.first_offset}")
+            return stock(partition, [record for b in batches for record in b.batch], batches[-1].next_offset, batches[0].wanted)
         starts[here] += base
         ends[here] += base
         headers[here] += np.where(headers[here] >= 0, base, 0)
@@ -200,6 +318,26 @@ def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
         starts, ends, offsets, timestamps, headers = (a[~early] for a in (starts, ends, offsets, timestamps, headers))
     with_headers = [read_headers(data, at) for at in headers.tolist()] if (headers >= 0).any() else None
     return RawBatch(partition, data, starts, ends, offsets, timestamps, with_headers, next_offset=batches[-1].next_offset)
+
+
+def refusal(partition: Partition, batch: Whole) -> RawBatch:
+    """A batch that can't be read, as a batch without records and one dead letter."""
+    detail = f"a record batch of {batch.count} records, offsets {batch.first_offset} to {batch.offset}: {batch.refused}"
+    refused = (Reject(partition, batch.first_offset, "too_large", detail, bytes(batch.data)),)
+    return RawBatch.of(partition, [], next_offset=batch.next_offset, refused=refused)
+
+
+def stock(partition: Partition, records: Sequence[Any], next_offset: int, wanted: int) -> RawBatch:
+    """kafka-python's own records as one batch. A record without a value has an empty one."""
+    records = [r for r in records if r.offset >= wanted]
+    return RawBatch.of(
+        partition,
+        [r.value or b"" for r in records],
+        offsets=np.fromiter((r.offset for r in records), np.int64, len(records)),
+        timestamps_ms=np.fromiter((-1 if r.timestamp is None else r.timestamp for r in records), np.int64, len(records)),
+        headers=[tuple((k, v or b"") for k, v in r.headers) for r in records] if any(r.headers for r in records) else None,
+        next_offset=next_offset if next_offset >= 0 else int(records[-1].offset) + 1,
+    )
 
 
 def read_headers(data: memoryview, at: int) -> Headers:
