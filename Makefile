@@ -71,6 +71,14 @@ bench-ingest: $(V)/.test .venv-ingest/.done kafka
 	$(V)/bin/python -m benchmarks.ingest
 	$(V)/bin/python -m benchmarks.end_to_end $(ARGS)
 
+$(V)/.fuzz: $(V)/.test
+	$(V)/bin/pip install -q -c constraints.txt -e '.[fuzz]'
+	@touch $@
+
+## make fuzz [SECONDS=60]   hostile bytes for each decoder that reads them fast, and for Kafka's batches, SECONDS each
+fuzz: $(V)/.fuzz
+	for target in otlp json kafka; do $(V)/bin/python -m tests.fuzz.decode $$target -max_total_time=$(SECONDS) -max_len=8192 || exit 1; done
+
 ## make quality             how well the detectors detect, on the data in ../shared/data
 quality: $(V)/.test .venv-quality/.done
 	$(V)/bin/python -m benchmarks.quality $(ARGS)

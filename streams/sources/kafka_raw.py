@@ -156,6 +156,8 @@ class WholeBatches(Fetcher.PartitionRecords):
                 data = decompressed(compressed, batch.compression_type, BATCH_BYTES)
             except TooLargeError:
                 refused, data = f"more than {BATCH_BYTES} bytes when decompressed", compressed[:KEPT_BYTES]
+            except CorruptRecordError as error:
+                refused, data = str(error), compressed[:KEPT_BYTES]
             else:
                 batch._buffer, batch._pos, batch._decompressed = data, 0, True
         self.records_read += batch.records_count
@@ -256,6 +258,8 @@ def bounds(data, at, first_offset, first_timestamp, append_timestamp, starts, en
         if at < 0:
             return -1
         offsets[i] = first_offset + delta
+        if delta < 0 or (i and offsets[i] <= offsets[i - 1]):
+            return -1
         for _ in range(2):  # the key, then the value
             size, at = varint(data, at, stop)
             if at < 0 or at + max(size, 0) > stop:
@@ -264,15 +268,22 @@ def bounds(data, at, first_offset, first_timestamp, append_timestamp, starts, en
             at += max(size, 0)
             ends[i] = at
         count, after = varint(data, at, stop)
-        if after < 0 or count < 0 or (count == 0 and after != stop):
+        if after < 0 or count < 0:
             return -1
         headers[i] = at if count else -1
+        for part in range(2 * count):  # a name, then a value that may be null
+            size, after = varint(data, after, stop)
+            if after < 0 or after + max(size, 0) > stop or (size < 0 and part % 2 == 0):
+                return -1
+            after += max(size, 0)
+        if after != stop:
+            return -1
         at = stop
     return at
 
 
 def raw_batches(partition: Partition, batches: Sequence[Any], max_bytes: int) -> list[RawBatch]:
-    """Record batches as RawBatches of at most about `max_bytes`. Raises CorruptRecordError where one is not what it says."""
+    """Record batches as RawBatches of at most about `max_bytes`."""
     groups: list[list[Any]] = []
     size = 0
     for batch in batches:
@@ -288,15 +299,36 @@ def raw_batches(partition: Partition, batches: Sequence[Any], max_bytes: int) ->
         else:
             groups.append([batch])
             size = max_bytes if whole and batch.refused else length
-    found = [gathered(partition, group) if isinstance(group[0], Whole) else stock(partition, group, -1, 0) for group in groups]
+    found: list[RawBatch] = []
+    for group in groups:
+        found += read(partition, group) if isinstance(group[0], Whole) else [stock(partition, group, -1, 0)]
     return [raw for raw in found if len(raw) or raw.refused]
 
 
-def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
-    """Some record batches as one RawBatch."""
+def read(partition: Partition, batches: Sequence[Whole]) -> list[RawBatch]:
+    """Some record batches, together if they are as expected; else one by one, by the client's own code, or as dead letters."""
     if batches[0].refused:
-        return refusal(partition, batches[0])
+        return [refusal(partition, batches[0], "too_large" if "when decompressed" in batches[0].refused else "kafka", batches[0].refused)]
+    try:
+        return [gathered(partition, batches)]
+    except CorruptRecordError as error:
+        if len(batches) > 1:
+            return [raw for batch in batches for raw in read(partition, [batch])]
+        surprised("a record batch is not what it says", f"{partition} at offset {batches[0].first_offset} ({error})")
+    try:
+        records = list(batches[0].batch)
+        if any(b.offset <= a.offset for a, b in itertools.pairwise(records)) or any(r.offset < batches[0].first_offset for r in records):
+            raise CorruptRecordError("its records are not in the order of their offsets")
+        return [stock(partition, records, batches[0].next_offset, batches[0].wanted)]
+    except (CorruptRecordError, ValueError) as error:
+        return [refusal(partition, batches[0], "kafka", str(error))]
+
+
+def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
+    """Some record batches as one RawBatch. Raises CorruptRecordError where one is not what it says."""
     n = sum(b.count for b in batches)
+    if any(b.count < 0 or b.count > len(b.data) for b in batches):
+        raise CorruptRecordError("it can't have so many records")
     starts, ends, offsets, timestamps, headers = (np.empty(n, np.int64) for _ in range(5))
     row = base = 0
     for batch in batches:
@@ -305,8 +337,7 @@ def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
         part = starts[here], ends[here], offsets[here], timestamps[here], headers[here]
         after = bounds(buffer, batch.start, batch.first_offset, batch.first_timestamp, batch.append_timestamp, *part)
         if after != len(buffer):
-            surprised("a record batch is not what it says", f"{partition} at offset {batch.first_offset}")
-            return stock(partition, [record for b in batches for record in b.batch], batches[-1].next_offset, batches[0].wanted)
+            raise CorruptRecordError("its records do not end where it ends")
         starts[here] += base
         ends[here] += base
         headers[here] += np.where(headers[here] >= 0, base, 0)
@@ -320,10 +351,10 @@ def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
     return RawBatch(partition, data, starts, ends, offsets, timestamps, with_headers, next_offset=batches[-1].next_offset)
 
 
-def refusal(partition: Partition, batch: Whole) -> RawBatch:
+def refusal(partition: Partition, batch: Whole, reason: str, detail: str) -> RawBatch:
     """A batch that can't be read, as a batch without records and one dead letter."""
-    detail = f"a record batch of {batch.count} records, offsets {batch.first_offset} to {batch.offset}: {batch.refused}"
-    refused = (Reject(partition, batch.first_offset, "too_large", detail, bytes(batch.data)),)
+    said = f"a record batch of {batch.count} records, offsets {batch.first_offset} to {batch.offset}: {detail}"
+    refused = (Reject(partition, batch.first_offset, reason, said, bytes(batch.data[:KEPT_BYTES])),)
     return RawBatch.of(partition, [], next_offset=batch.next_offset, refused=refused)
 
 

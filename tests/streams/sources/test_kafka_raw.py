@@ -123,6 +123,16 @@ def test_a_surprise_is_read_by_the_clients_own_code_and_counted(monkeypatch: pyt
     assert kafka_raw.SURPRISES.total() == before + 1
 
 
+def test_a_batch_that_nobody_can_read_is_a_dead_letter() -> None:
+    log = bytearray(batch_of([(0, 0, None, b"value", [("h", b"x")])], 0, base=4) + batch_of([(0, 0, None, b"next", [])], 0, base=5))
+    log[61 + 12] = 0x7E  # the header's key says that it is longer than the record
+    struct.pack_into(">I", log, 17, calc_crc32c(memoryview(log)[21 : 12 + struct.unpack_from(">i", log, 8)[0]]))
+    whole, position = unpacked(kafka_raw.WholeBatches, bytes(log), [], 0, IsolationLevel.READ_UNCOMMITTED)
+    raws = kafka_raw.raw_batches(Partition("t"), whole, 1 << 20)
+    assert [r[:2] for r in listed(raws)] == [(5, b"next")] and position == 6
+    assert [(r.offset, r.reason) for raw in raws for r in raw.refused] == [(4, "kafka")]
+
+
 def test_a_damaged_batch_is_refused_by_its_checksum() -> None:
     log = bytearray(batch_of([(0, 0, None, b"value", [])]))
     log[-3] ^= 1
