@@ -73,13 +73,15 @@ class SourceConfig(Section):
 
 
 class KafkaSinkConfig(Section):
-    """Topics for what leaves. A topic left out (null) is not written."""
+    """Topics for what leaves. A topic left out (null) is not written. `transactional`: each message once for readers of committed
+    records; the topics must be in the cluster that the source reads."""
 
     type: Literal["kafka"]
     bootstrap: str
     alerts: str | None = "telltale.alerts"
     triggers: str | None = "telltale.triggers"
     dead_letters: str | None = "telltale.dead-letters"
+    transactional: bool = False
     options: dict[str, Any] = {}
 
 

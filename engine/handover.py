@@ -7,7 +7,9 @@ partitions up, it leaves a copy with each, so that whoever comes next knows the 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from engine.checkpoint import Checkpoints
 from engine.config import Config
@@ -19,6 +21,7 @@ from engine.snapshot import Snapshot
 from engine.worker import Worker
 from streams.decode import Format
 from streams.records import Partition
+from streams.sinks import Ticket, TransactionalKafkaSink
 from streams.sources import Source
 
 log = logging.getLogger(__name__)
@@ -41,26 +44,70 @@ class Handover:
         self.config, self.detectors, self.source, self.formats = config, detectors, source, formats
         self.outbox, self.checkpoints, self.population, self.checkpoint = outbox, checkpoints, population, checkpoint
         self.workers: dict[Partition, Worker] = {}
+        self.kept: dict[Partition, int] = {}
+        """The offset of each partition's last checkpoint, or that of its first record where there is none yet."""
+        self.transactional = {n: r.sink for n, r in outbox.routes.items() if isinstance(r.sink, TransactionalKafkaSink)}
+        for name, sink in self.transactional.items():
+            outbox.routes[name].ticket, sink.transactional_id = self.ticket, partial(self.transactional_id, name)
         self.fell_back = False
         """Whether the newest checkpoint of the population was not usable, so that partitions must go back as far."""
 
     def assigned(self, partitions: Sequence[Partition]) -> None:
-        """Partitions that are ours now: claim and restore each, and go on reading where its checkpoint says."""
+        """Partitions that are ours now: claim and restore each, and go on reading where its checkpoint says.
+
+        Where a sink publishes in transactions: those of former owners are waited for, what they published is found out, and a partition
+        that has no checkpoint gets one before anything is published of it.
+        """
         if not partitions:
             return
         if self.checkpoints is not None:
             self.checkpoints.claim([str(p) for p in partitions], self.source.confirm)
-        if not self.workers:
-            self.fell_back = False
-            self.population.restore(self._restored(population_of(partitions), POPULATION))
-        for partition in partitions:
-            snapshot = self._restored(str(partition), str(partition))
+        population, self.fell_back = None, False
+        if alone := not self.workers:
+            population = self._loaded(population_of(partitions), POPULATION)
+            self.population.restore(population)
+        snapshots = {p: self._loaded(str(p), str(p)) for p in partitions}
+        for partition, snapshot in snapshots.items():
             limits, feeds = self.config.limits.of_state, self.formats[partition.topic].stream
             worker = self.workers[partition] = Worker(partition, self.detectors, self.config.hash, snapshot, limits, feeds)
             if worker.next_offset >= 0:
                 self.source.seek(partition, worker.next_offset)
+                self.kept[partition] = worker.next_offset
             self.population.heard_from(worker)
             log.info("assigned %s, from %s", partition, worker.next_offset if snapshot else "the source's own offset")
+        self._recover(partitions, [s for s in (population, *snapshots.values()) if s is not None])
+        if population is not None and alone:
+            self.outbox.restore(POPULATION, population.outbox)
+        for partition, snapshot in snapshots.items():
+            if snapshot is not None:
+                self.outbox.restore(str(partition), snapshot.outbox)
+        if self.transactional and None in snapshots.values():
+            self.checkpoint()
+
+    def _recover(self, partitions: Sequence[Partition], snapshots: Sequence[Snapshot]) -> None:
+        """Find out what former owners published after these snapshots."""
+        if not self.transactional:
+            return
+        self.source.settle(partitions)  # type: ignore[attr-defined]
+        for name, sink in self.transactional.items():
+            marks: dict[str, int] = {}
+            for snapshot in snapshots:
+                for place, offset in snapshot.meta.get("marks", {}).get(name, {}).items():
+                    marks[place] = min(offset, marks.get(place, offset))
+            sink.recover(marks)
+
+    def marks(self) -> dict[str, dict[str, int]]:
+        """From where on each transactional sink may have what a checkpoint that is made after this does not know to be delivered."""
+        return {name: sink.mark() for name, sink in self.transactional.items()}
+
+    def ticket(self) -> Ticket:
+        """Under what a transaction may be made now."""
+        return Ticket(self.source.group(), dict(self.kept))  # type: ignore[attr-defined]
+
+    def transactional_id(self, sink: str) -> str:
+        """Goes with the first partition: its next owner fences and ends what this process may have left open."""
+        group = self.config.source.kafka.group if self.config.source else self.config.name
+        return f"{group}-{sink}-{min(list(self.workers), default=uuid.uuid4().hex)}"
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         """Partitions that we give up: hand them over by checkpoint."""
@@ -93,14 +140,15 @@ class Handover:
 
     def _drop(self, partitions: Sequence[Partition]) -> None:
         for partition in partitions:
-            self.workers.pop(partition, None)
             self.outbox.forget(str(partition))
+            self.workers.pop(partition, None)
+            self.kept.pop(partition, None)
             if self.checkpoints is not None:
                 self.checkpoints.release(str(partition))
         if not self.workers:
             self.outbox.forget(POPULATION)
 
-    def _restored(self, name: str, owner: str) -> Snapshot | None:
+    def _loaded(self, name: str, owner: str) -> Snapshot | None:
         if self.checkpoints is None:
             return None
         merged_to_us = self.population.frontiers.get(owner) if self.fell_back else None
@@ -108,8 +156,6 @@ class Handover:
         for line in damaged:
             log.error("using the checkpoint before this one: %s", line)
             self.fell_back |= owner == POPULATION
-        if snapshot is not None:
-            self.outbox.restore(owner, snapshot.outbox)
         return snapshot
 
 

@@ -27,7 +27,7 @@ SEND_AT_MOST = 500
 class Sink(Protocol):
     """Somewhere messages go."""
 
-    def send(self, messages: Sequence[Message]) -> set[str]:
+    def send(self, messages: Sequence[Message], *ticket: Any) -> set[str]:
         """Deliver, and return the ids that were confirmed. ConnectionError, TimeoutError or OSError: not now, try again."""
         ...
 
@@ -70,6 +70,8 @@ class Route:
     failures: int = 0
     last_error: str = ""
     thread: threading.Thread | None = None
+    ticket: Callable[[], Any] | None = None
+    """For a sink that publishes in transactions: under what. Asked at the moment when messages are taken for it."""
 
 
 class Outbox:
@@ -222,8 +224,9 @@ class Outbox:
         """Try the oldest messages of a route; whether any was confirmed."""
         with self._lock:
             batch = list(islice(route.queue.items(), SEND_AT_MOST))
+            tickets = () if route.ticket is None else (route.ticket(),)
         try:
-            confirmed = route.sink.send([entry.message for _, entry in batch])
+            confirmed = route.sink.send([entry.message for _, entry in batch], *tickets)
         except (ConnectionError, TimeoutError, OSError) as error:
             route.failures += 1
             if str(error) != route.last_error:

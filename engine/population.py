@@ -8,6 +8,7 @@ replayed after a crash hands panes over again; those that were merged already ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from engine.alerts import Alert
 from engine.finding import Detector, Judgement, Scores
@@ -75,10 +76,10 @@ class Population:
             alerts += self.lifecycle.apply([f for f in judged.findings if f.stream == stream], stream, before_us)
         return judged.scores, alerts
 
-    def snapshot(self, outbox: list[dict]) -> Snapshot:
-        """All that a restart needs."""
+    def snapshot(self, outbox: list[dict], marks: Mapping[str, Any] | None = None) -> Snapshot:
+        """All that a restart needs. `marks`: as of a worker."""
         self.lifecycle.save()
-        return Snapshot(self.state, -1, outbox, {"frontiers": self.frontiers})
+        return Snapshot(self.state, -1, outbox, {"frontiers": self.frontiers, "marks": marks or {}})
 
     def _concerns(self, worker: Worker) -> bool:
         """Whether a partition has rows for these detectors, or may yet have: it has given none so far, or none of a known stream."""

@@ -57,7 +57,7 @@ class Engine:
         self.outbox, self.metrics, self.checkpoints, self.remediation, self.score_log = outbox, metrics, checkpoints, remediation, score_log
         self.cloud_source = f"/telltale/{config.name}"
         self.population = Population(detectors, config.hash, None, config.pane_us, config.lateness_us, config.limits.idle_s)
-        handover = Handover(config, detectors, source, formats, outbox, checkpoints, self.population, self.checkpoint)
+        self.handover = handover = Handover(config, detectors, source, formats, outbox, checkpoints, self.population, self.checkpoint)
         self.workers, self.assigned, self.revoked, self.lost = handover.workers, handover.assigned, handover.revoked, handover.lost
         source.on_change(self.assigned, self.revoked, self.lost)
         self.silence, self.checkpoint_due = Silence(self.population, config.lateness_us), time.monotonic() + config.checkpoint.interval_s
@@ -91,6 +91,7 @@ class Engine:
     def process(self, raw: RawBatch) -> None:
         """One raw batch of one partition, from bytes to alerts in the outbox."""
         worker = self.workers[raw.partition]
+        self.handover.kept.setdefault(raw.partition, int(raw.offsets[0]))
         with self.metrics.stage_s.labels("decode").time():
             decoded = decode(raw, self.formats[raw.partition.topic])
         for rows in decoded.rows:
@@ -151,11 +152,11 @@ class Engine:
         if self.checkpoints is not None and self.workers:
             try:
                 self.checkpoints.check()
-                first = min(self.workers)
-                population = self.population.snapshot(self.outbox.pending(POPULATION))
+                first, marks = min(self.workers), self.handover.marks()
+                population = self.population.snapshot(self.outbox.pending(POPULATION), marks)
                 size = self.checkpoints.save(population_of([first]), population, str(first))
                 for worker in self.workers.values():
-                    size += self.checkpoints.save(worker.name, worker.snapshot(self.outbox.pending(worker.name)))
+                    size += self.checkpoints.save(worker.name, worker.snapshot(self.outbox.pending(worker.name), marks))
                 self.checkpoints.check()
             except OSError as error:  # a full disk: the old checkpoint stands, the source keeps what came after it
                 log.error("checkpoint failed, trying again in %s s: %s", self.config.checkpoint.interval_s, error)
@@ -164,7 +165,9 @@ class Engine:
             self.metrics.checkpoints.inc()
             self.metrics.checkpoint_bytes.set(size)
         self.outbox.release_held()
-        self.source.commit({p: w.next_offset for p, w in self.workers.items() if w.next_offset >= 0})
+        offsets = {p: w.next_offset for p, w in self.workers.items() if w.next_offset >= 0}
+        self.handover.kept.update(offsets)
+        self.source.commit(offsets)
         self.metrics.refresh(self.outbox, self.workers, self.source.lag)
 
     def close(self, timeout_s: float = 10.0) -> None:

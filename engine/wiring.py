@@ -20,7 +20,7 @@ from engine.run import Engine
 from engine.storage import local, storage
 from engine.store import Store, StoreSink
 from streams.decode import Format
-from streams.sinks import AlertmanagerSink, FileSink, KafkaSink, WebhookSink
+from streams.sinks import AlertmanagerSink, FileSink, KafkaSink, TransactionalKafkaSink, WebhookSink
 from streams.sources import KafkaSource, Source
 
 EVERYTHING = frozenset({"alert", "trigger", "dead_letter"})
@@ -52,7 +52,8 @@ def make_routes(config: Config, store: Store | None) -> list[Route]:
             topics = {"alert": sink.alerts, "trigger": sink.triggers, "dead_letter": sink.dead_letters}
             wanted = {kind: topic for kind, topic in topics.items() if topic}
             options = resolved_options(sink.options, f"{key}.options")
-            routes.append(Route(name, KafkaSink(sink.bootstrap, wanted, options), frozenset(wanted)))
+            kind = TransactionalKafkaSink if sink.transactional else KafkaSink
+            routes.append(Route(name, kind(sink.bootstrap, wanted, options), frozenset(wanted)))
         elif isinstance(sink, FileSinkConfig):
             routes.append(Route(name, FileSink(sink.path), frozenset(sink.kinds)))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from engine import counters
 from engine.alerts import Alert
@@ -92,10 +93,10 @@ class Worker:
         self.state.closed_us = max(self.state.closed_us, before_us)
         return [s for d in self.detectors.values() if of_population(d) for s in as_population(d).collect(self.state, before_us)]
 
-    def snapshot(self, outbox: list[dict]) -> Snapshot:
-        """All that a restart needs."""
+    def snapshot(self, outbox: list[dict], marks: Mapping[str, Any] | None = None) -> Snapshot:
+        """All that a restart needs. `marks`: from where on sinks may have what `outbox` does not know to be delivered."""
         self.lifecycle.save()
-        return Snapshot(self.state, self.next_offset, outbox)
+        return Snapshot(self.state, self.next_offset, outbox, {"marks": marks or {}})
 
     def of_stream(self, stream: str) -> Sequence[Detector]:
         """The detectors that read a stream."""

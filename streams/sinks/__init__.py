@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from streams.sinks.alertmanager import AlertmanagerSink
 from streams.sinks.file import FileSink
 from streams.sinks.kafka import KafkaSink
+from streams.sinks.kafka_transactional import Ticket, TransactionalKafkaSink
 from streams.sinks.sink import Sink, Undeliverable
 from streams.sinks.webhook import WebhookSink
 
-__all__ = ["SINKS", "AlertmanagerSink", "FileSink", "KafkaSink", "Sink", "Undeliverable", "WebhookSink"]
+__all__ = ["SINKS", "AlertmanagerSink", "FileSink", "KafkaSink", "Sink", "Ticket", "TransactionalKafkaSink", "Undeliverable", "WebhookSink"]
 
 SINKS: Mapping[str, Callable[..., Sink]] = {
     "kafka": KafkaSink,

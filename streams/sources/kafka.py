@@ -12,6 +12,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.future import Future
+from kafka.protocol.consumer import IsolationLevel
 
 from streams.records import Partition, RawBatch
 from streams.sources import kafka_raw
@@ -38,6 +39,7 @@ CLOSE_TIMEOUT_MS = 5_000
 ASK_TIMEOUT_MS = 1_000
 ASK_EVERY_S = 5.0
 CONFIRM_WITHIN_S = 30.0
+SETTLE_TIMEOUT_MS = 60_000
 
 
 class KafkaSource:
@@ -132,6 +134,19 @@ class KafkaSource:
                     said = error or type(error).__name__
                     raise ConnectionError(f"the broker does not say whether we are a member of {self._group}: {said}") from error
                 time.sleep(0.1)
+
+    def group(self) -> Any:
+        """The group's metadata as of now, for transactions that the group fences."""
+        return self._consumer.group_metadata()
+
+    def settle(self, partitions: Sequence[Partition]) -> None:
+        """Wait until no transaction of a former owner holds an offset of these partitions open. Raises TimeoutError."""
+        self._consumer._coordinator._isolation_level = IsolationLevel.READ_COMMITTED  # a fetch of offsets waits for transactions then
+        places = [TopicPartition(p.topic, p.number) for p in partitions]
+        try:
+            self._consumer._coordinator.fetch_committed_offsets(places, timeout_ms=SETTLE_TIMEOUT_MS)
+        except kafka_errors.KafkaTimeoutError as error:
+            raise TimeoutError(f"a transaction of a former owner is open for {SETTLE_TIMEOUT_MS / 1000:g} s") from error
 
     def pause(self) -> None:
         """Fetch nothing more until `resume`."""

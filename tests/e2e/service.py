@@ -113,9 +113,9 @@ def produce(cluster: Cluster, topic: str, values: Sequence[bytes], keys: Sequenc
     producer.close()
 
 
-def records(cluster: Cluster, topic: str) -> list[Any]:
+def records(cluster: Cluster, topic: str, isolation: str = "read_uncommitted") -> list[Any]:
     """All that is in a topic now."""
-    consumer = KafkaConsumer(bootstrap_servers=cluster.bootstrap, enable_auto_commit=False)
+    consumer = KafkaConsumer(bootstrap_servers=cluster.bootstrap, enable_auto_commit=False, isolation_level=isolation)
     places = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
     consumer.assign(places)
     consumer.seek_to_beginning(*places)
@@ -127,6 +127,11 @@ def records(cluster: Cluster, topic: str) -> list[Any]:
             out += batch
     consumer.close()
     return out
+
+
+def committed(cluster: Cluster, topic: str) -> list[Any]:
+    """All that is in a topic now, without what transactions in the end did not commit."""
+    return records(cluster, topic, "read_committed")
 
 
 def alerts(cluster: Cluster, topic: str) -> dict[str, dict[str, Any]]:

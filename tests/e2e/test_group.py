@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import signal
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.service import QUIET, Service, alerts, produce, until
+from tests.e2e.service import QUIET, Service, alerts, committed, produce, until
 from tests.support.kafka import Cluster, unique_group
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -165,3 +166,32 @@ def test_static_members_and_cooperative_rebalances_leave_alone_what_stays(kafka,
         feeder.join()
     until(lambda: keys(first) == expected(produced[0]), "all alerts", first)
     assert (first.stop(), second.stop()) == (0, 0), first.said() + second.said()
+
+
+@pytest.mark.parametrize(
+    "pauses", [[0, 7], pytest.param([0, 0, 7] * 4, marks=[pytest.mark.slow, pytest.mark.timeout(900)])], ids=["short", "long"]
+)
+def test_each_version_is_published_once_through_kills_and_rebalances(kafka, group, pauses):
+    """As a reader of committed records sees it; the processes die at random, also within a transaction, and come back at once or when
+    the other has taken over."""
+    topic, generator = kafka.topic(3), random.Random()
+    members = [group(topic) for _ in range(2)]
+    for member in members:
+        member.config["sinks"]["out"]["transactional"] = True
+        member.start()
+    total = 0
+    for pause in pauses:
+        for _ in range(4):
+            produce(kafka, topic, rows(total, 100, every=2), [b"%d" % i for i in range(100)])
+            total += 100
+            time.sleep(generator.uniform(0, 0.4))
+        victim = generator.choice(members)
+        victim.kill()
+        time.sleep(pause)
+        victim.start()
+    until(lambda: keys(members[0]) == expected(total, every=2), "all alerts", members[0], seconds=120)
+    time.sleep(1.0)
+    ids = Counter(dict(r.headers)["telltale-id"].decode() for r in committed(kafka, members[0].alerts))
+    assert len(ids) >= total / 2
+    assert {i: n for i, n in ids.items() if n > 1} == {}
+    assert [m.stop() for m in members] == [0, 0], "".join(m.said() for m in members)
