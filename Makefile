@@ -6,7 +6,7 @@ MINUTES ?= 10
 V := .venv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow lint bench bench-detectors parity quality chaos kafka format clean bench-ingest fuzz
+.PHONY: help demo test test-slow lint bench bench-detectors parity quality chaos soak flood kafka format clean bench-ingest fuzz
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -90,6 +90,14 @@ test-slow: $(TEST_ENV) kafka
 ## make chaos [MINUTES=10] [SEED=N]  faults of every kind against engine processes on a real Kafka; the alerts must be those of a quiet run
 chaos: $(V)/.test kafka
 	$(V)/bin/python -m tests.e2e.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+## make soak [MINUTES=10]   a running engine for minutes: idle CPU, delay of alerts at half load, a dead sink, whether memory stays flat
+soak: $(V)/.test kafka
+	$(V)/bin/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
+
+## make flood               ten million principals that nobody has seen before, against the bound on memory
+flood: $(V)/.test
+	$(V)/bin/python -m benchmarks.flood $(ARGS)
 
 ## make kafka               bring Kafka's jars for the tests, where no Kafka is found and Maven is there
 kafka:

@@ -136,6 +136,7 @@ class LimitsConfig(Section):
     keys: int = Field(1_000_000, gt=0)
     metrics: int = Field(256, gt=0)
     state_bytes: int = Field(1 << 30, ge=1 << 20)
+    open_alerts: int = Field(20_000, gt=0)
     outbox_messages: int = Field(100_000, gt=0)
     outbox_bytes: int = Field(64 << 20, gt=0)
     future_s: float = Field(300.0, gt=0)
@@ -146,7 +147,7 @@ class LimitsConfig(Section):
     @property
     def of_state(self) -> dict[str, int]:
         """The limits of one partition's state, as `State` takes them."""
-        return {"default": self.keys, "metric": self.metrics, "bytes": self.state_bytes}
+        return {"default": self.keys, "metric": self.metrics, "bytes": self.state_bytes, "open_alerts": self.open_alerts}
 
 
 class PolicyConfig(Section):

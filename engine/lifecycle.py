@@ -16,6 +16,9 @@ from engine.state import State
 
 REPUBLISH_RATIO = 2.0
 """An open alert is published again when its peak has grown by this factor, or its severity has risen."""
+MOST_OPEN = 20_000
+CLOSED_FOR_ROOM = "closed for room"
+"""The tag of an alert that was closed because too many were open, not because it was over."""
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Lifecycle:
         for ident, known in sorted(self.open.items()):
             if known.alert.stream == stream and now_us > known.alert.last_seen_us + known.quiet_us:
                 changed.append(self._resolve(ident, known.alert.last_seen_us + known.quiet_us))
+        changed += self._make_room()
         self._protect()
         return changed
 
@@ -99,6 +103,16 @@ class Lifecycle:
         known.published_peak = a.peak_score
         a.sequence = max(a.sequence + 1, a.last_seen_us - a.onset_us)
         return True
+
+    def _make_room(self) -> list[Alert]:
+        """Close what has been quiet longest where more is open than may be: it was published, and what goes on is not quiet."""
+        excess = len(self.open) - self.state.limits.get("open_alerts", MOST_OPEN)
+        if excess <= 0:
+            return []
+        oldest = sorted(self.open.items(), key=lambda item: (item[1].alert.last_seen_us, item[0]))[:excess]
+        for _, known in oldest:
+            known.alert.tags.append(CLOSED_FOR_ROOM)
+        return [self._resolve(ident, known.alert.last_seen_us) for ident, known in oldest]
 
     def _resolve(self, ident: str, at_us: int) -> Alert:
         alert = self.open.pop(ident).alert

@@ -133,7 +133,8 @@ class State:
     """
 
     def __init__(self, limits: dict[str, int] | None = None):
-        """`limits`: the most keys of each table by its name, `default` of all others; `bytes`: of arrays and keys together.
+        """`limits`: the most keys of each table by its name, `default` of all others; `bytes`: of arrays and keys together;
+        `open_alerts`: see `Lifecycle`.
 
         Half of those bytes is shared as it is needed; the other half is set aside, in equal parts, for every table that leads arrays,
         so that a flood of one kind of key can't starve the others.

@@ -78,3 +78,16 @@ def test_ids_and_ends_do_not_depend_on_the_cut(gaps, data):
         return [(a.id, a.status, a.resolved_us) for a in out]
 
     assert run(set()) == run(data.draw(st.sets(st.integers(0, len(times) - 1))))
+
+
+def test_a_flood_of_alerts_closes_the_quietest_and_not_what_goes_on():
+    life = Lifecycle(State({"open_alerts": 50}))
+    (real,) = life.apply([at(10, key="real", quiet_us=10_000 * S)], "hardware", 10 * S)
+    closed = []
+    for i in range(200):
+        flood = [at(11 + i, key=f"x{i}-{j}", quiet_us=10_000 * S) for j in range(5)]
+        closed += [a for a in life.apply([*flood, at(11 + i, key="real", quiet_us=10_000 * S)], "hardware", 0) if a.status == "resolved"]
+        assert len(life.open) <= 50
+    assert len(closed) == 1001 - 50
+    assert all(a.tags[-1:] == ["closed for room"] and a.key != "real" for a in closed)
+    assert life.open["hardware\x00real"].alert.id == real.id
