@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from engine.alerts import Severity
 from engine.api_config import ApiConfig
 from engine.detectors import DETECTORS
+from engine.scrape_config import ScrapeSourceConfig
 from streams.decode import ENCODINGS
 
 STREAMS = ("inference", "agent", "hardware", "feedback", "evaluation")
@@ -67,9 +68,18 @@ class KafkaSourceConfig(Section):
 
 
 class SourceConfig(Section):
-    """The one source."""
+    """Where telemetry comes from: Kafka, or targets that are scraped, or both."""
 
-    kafka: KafkaSourceConfig
+    kafka: KafkaSourceConfig | None = None
+    scrape: ScrapeSourceConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> SourceConfig:
+        if self.kafka is None and self.scrape is None:
+            raise ValueError("nothing to read from; there are kafka and scrape")
+        if self.kafka and self.scrape and self.scrape.name in {t.name for t in self.kafka.topics}:
+            raise ValueError(f"scrape.name {self.scrape.name!r} is a topic of kafka's")
+        return self
 
 
 class KafkaSinkConfig(Section):

@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 from engine.config import Config, ConfigError
 from engine.metrics import Metrics
 from engine.store import Store
-from engine.wiring import make_detectors, make_engine, make_kafka_source, make_remediation
+from engine.wiring import make_detectors, make_engine, make_remediation, make_source
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def api_module() -> Any:
 def serve(config: Config, stop: threading.Event) -> None:
     """Run until told to stop. A fault of the engine ends the process; a restart restores from the checkpoint."""
     start_logging(config)
-    source = make_kafka_source(config)
+    source = make_source(config)
     with ExitStack() as parts:
         store = Store(config.store.url) if config.store else None
         if store is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from engine import config as configuration
@@ -17,11 +19,12 @@ from engine.metrics import Metrics
 from engine.outbox import Outbox, Route
 from engine.remediate import Remediation
 from engine.run import Engine
+from engine.scrape_config import ScrapeSourceConfig
 from engine.storage import local, storage
 from engine.store import Store, StoreSink
 from streams.decode import Format
 from streams.sinks import AlertmanagerSink, FileSink, KafkaSink, TransactionalKafkaSink, WebhookSink
-from streams.sources import KafkaSource, Source
+from streams.sources import KafkaSource, ScrapeSource, SeveralSources, Source, Target
 
 EVERYTHING = frozenset({"alert", "trigger", "dead_letter"})
 
@@ -39,8 +42,10 @@ def make_formats(config: Config) -> dict[str, Format]:
     """How each topic of the source is read."""
     if config.source is None:
         return {}
-    topics = config.source.kafka.topics
-    return {t.name: Format(t.stream, t.encoding, t.principal, config.limits.record_bytes) for t in topics}
+    kafka, scrape = config.source.kafka, config.source.scrape
+    topics = kafka.topics if kafka else ()
+    formats = {t.name: Format(t.stream, t.encoding, t.principal, config.limits.record_bytes) for t in topics}
+    return formats | ({scrape.name: Format("hardware", "prometheus", (), scrape.max_bytes + (1 << 10))} if scrape else {})
 
 
 def make_routes(config: Config, store: Store | None) -> list[Route]:
@@ -82,11 +87,35 @@ def make_checkpoints(config: Config) -> Checkpoints:
 
 def make_kafka_source(config: Config) -> KafkaSource:
     """The consumer of the configured topics. Raises ConfigError when there is none."""
-    if config.source is None:
+    kafka = config.source.kafka if config.source else None
+    if kafka is None:
         raise ConfigError("source: nothing to read from; `source.kafka` names a broker and topics")
-    kafka = config.source.kafka
     options = resolved_options(kafka.options, "source.kafka.options")
     return KafkaSource(kafka.bootstrap, kafka.group, [t.name for t in kafka.topics], options, raw=kafka.raw)
+
+
+def make_scrape_source(scrape: ScrapeSourceConfig) -> ScrapeSource:
+    """The configured targets; every secret is looked up once, so that one that is not there stops the start. Raises ConfigError."""
+    targets = []
+    for k, t in enumerate(scrape.targets):
+        key = f"source.scrape.targets.{k}"
+        headers = partial(resolved_options, t.headers, f"{key}.headers")
+        headers()
+        try:
+            tls = ssl.create_default_context(cafile=t.ca_file) if t.ca_file else None
+        except OSError as error:
+            raise ConfigError(f"{key}.ca_file: {t.ca_file}: {error.strerror or error}") from error
+        targets.append(Target(t.url, t.labels, headers, t.interval_s or scrape.interval_s, t.timeout_s or scrape.timeout_s, tls))
+    return ScrapeSource(targets, scrape.name, scrape.max_bytes)
+
+
+def make_source(config: Config) -> Source:
+    """Everything that the configuration reads from, as one. Raises ConfigError when there is nothing."""
+    scrape = config.source.scrape if config.source else None
+    if scrape is None:
+        return make_kafka_source(config)
+    scraped = make_scrape_source(scrape)
+    return SeveralSources([scraped, make_kafka_source(config)]) if config.source and config.source.kafka else scraped
 
 
 def make_engine(config: Config, source: Source, store: Store | None, formats: Mapping[str, Format] | None = None, **more: Any) -> Engine:
