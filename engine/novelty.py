@@ -8,10 +8,12 @@ squared Mahalanobis length of the features' normal scores is feature K + 1.
 An attacker who hides among ordinary queries shows as too many small p-values. For each feature and tail, a family of bets
     E = product over queries of 1 + e (f(p) - 1),   f decreasing with integral 1,  e = the share that might be the attacker's
 pays off if there are; a product depends on how many p-values fell into each bin alone, so counts are the whole state. E-values of
-dependent features may be averaged, and the average is the window's evidence (Vovk and Wang 2021). How large it becomes for benign
-windows of n queries is learned by half-sampling: windows drawn from the whole reference, compared with a random half, which differs from
-the whole as the whole does from all benign queries (McCarthy 1969). When the reference has several principals, each is compared with the
-others as well: real people differ more than draws from one pool.
+dependent features may be averaged (Vovk and Wang 2021). The window's evidence is their power mean of exponent .1, which is at most the
+plain average and so an e-value too. The plain one is the largest feature's alone, and a reference of a thousand queries always has a
+feature that differs a little from all the traffic; near the geometric mean, several that differ count more. How large the evidence
+becomes for benign windows of n queries is learned by half-sampling: windows drawn from the whole reference, compared with a random half,
+which differs from the whole as the whole does from all benign queries (McCarthy 1969). When the reference has several principals, each is
+compared with the others as well: real people differ more than draws from one pool.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ RATIO = 0.6
 MISSING = 255
 """Bin of a feature that a query does not have."""
 CONFIDENCE = 0.95
+POWER = 0.1
+"""Exponent of the mean over features: 1 is the plain average, near 0 the geometric mean."""
+LEAST_EXCESS = 0.5
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.6)
 EXPONENTS = (0.1, 0.3, 0.6)
 WINDOWS = (25, 50, 100, 200, 400, 800, 1600, 3200)
@@ -198,7 +203,7 @@ def log_evidence(counts: np.ndarray, bets: np.ndarray) -> tuple[np.ndarray, np.n
     """As `Novelty.log_evidence`."""
     grown = counts.astype(np.float64) @ bets  # [w, 2, K, bets]
     of_feature = logsumexp(grown, axis=(1, 3)) - np.log(2 * bets.shape[1])
-    return logsumexp(of_feature, axis=1) - np.log(of_feature.shape[1]), of_feature
+    return (logsumexp(POWER * of_feature, axis=1) - np.log(of_feature.shape[1])) / POWER, of_feature
 
 
 def learn_null(values: np.ndarray, groups: np.ndarray, rng: np.random.Generator, splits: int) -> np.ndarray:
@@ -231,9 +236,10 @@ def windows(values: np.ndarray, rng: np.random.Generator, known: np.ndarray, oth
 
 def null_of(log_e: np.ndarray) -> np.ndarray:
     """float64[windows, 21] from log evidence of benign windows [windows, draws]. The mean excess is widened by two standard errors,
-    and is at least 1: an e-value exceeds x times any of its quantiles no more often than 1 / x."""
+    and is at least LEAST_EXCESS: an e-value exceeds x times any of its quantiles no more often than 1 / x, which is an excess of 1, and a
+    mean of power .1 much less often."""
     quantiles = np.quantile(log_e, QUANTILES, axis=1).T
     above = log_e > quantiles[:, -1:]
     number = np.maximum(1, above.sum(1))
     excess = np.where(above, log_e - quantiles[:, -1:], 0).sum(1) / number * (1 + 2 / np.sqrt(number))
-    return np.column_stack([quantiles, np.maximum(excess, 1.0), np.full(len(log_e), log_e.shape[1])])
+    return np.column_stack([quantiles, np.maximum(excess, LEAST_EXCESS), np.full(len(log_e), log_e.shape[1])])

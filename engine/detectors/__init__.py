@@ -15,6 +15,7 @@ from engine.detectors.hardware import Hardware, HardwareSettings
 from engine.detectors.missing import Missing, MissingSettings
 from engine.detectors.performance import Performance, PerformanceSettings
 from engine.detectors.poisoning import Poisoning, PoisoningSettings
+from engine.detectors.probing import Probing, ProbingSettings
 from engine.detectors.quality import Quality, QualitySettings
 from engine.detectors.rates import Rates, RatesSettings
 from engine.detectors.rules import Rules, RulesSettings
@@ -38,6 +39,7 @@ DETECTORS: dict[str, Row] = {
     "grounding": Row("grounding", GroundingSettings, Grounding),
     "quality": Row("quality", QualitySettings, Quality),
     "extraction": Row("extraction", ExtractionSettings, Extraction),
+    "probing": Row("probing", ProbingSettings, Probing),
     "campaign": Row("campaign", CampaignSettings, Campaign),
     "hardware": Row("hardware", HardwareSettings, Hardware),
     "rules": Row("hardware", RulesSettings, Rules),

@@ -80,6 +80,11 @@ def power_of_two(values: np.ndarray, low: int) -> np.ndarray:
 
 def parameters(batch: Batch) -> np.ndarray:
     """int64[n]: bucket of the hash of the model and the sampling parameters."""
+    return ((parameter_hash(batch) * M1) >> np.uint64(60)).astype(np.int64)
+
+
+def parameter_hash(batch: Batch) -> np.ndarray:
+    """uint64[n]: hash of the model and the sampling parameters."""
     codes, models = batch.codes("model") if "model" in batch.columns else (np.zeros(len(batch), np.int32), [""])
     named = ragged(pa.array([m or "" for m in models], pa.large_string()))
     of_model = hashes(named["data"], named["starts"])
@@ -88,7 +93,7 @@ def parameters(batch: Batch) -> np.ndarray:
         value = batch.floats(name).astype(np.float32) if name in batch.columns else np.full(len(batch), np.nan, np.float32)
         h = ((h ^ np.where(np.isnan(value), np.float32(-7.5), value).view(np.uint32)) + PHI) * M1
         h ^= h >> np.uint64(31)
-    return ((h * M1) >> np.uint64(60)).astype(np.int64)
+    return h
 
 
 def gaps(slot: np.ndarray, time_us: np.ndarray, last_us: np.ndarray) -> np.ndarray:

@@ -3,9 +3,10 @@
 observe   turns each query into novelty features against a reference of benign queries (`extraction_views`), and counts the tails they
           fall into over the principal's last 128, 512 and 2,048 queries (`kernels.tailcounts`)
 judge     the e-value of bets that a share of the queries is not benign (`engine.novelty`), made a p-value by what benign windows of that
-          length reach. 2,048 queries hold 2,048 / n windows of n, so p times that, times the number of windows and views, is how often
-          benign use looks like this in 2,048 queries; the smallest counts. An alarm needs less than the false-alarm budget allows in the
-          event time that the principal takes for so many queries
+          length reach. A window is looked at after every 25, 75 or 250 queries, by its length; p times the looks in 2,048 queries, times
+          the number of windows and views, bounds how often benign use looks like this in 2,048 queries, however the looks depend on each
+          other; the smallest counts. An alarm needs less than the false-alarm budget allows in the event time that the principal takes for
+          so many queries
 
 Nothing is learned from what is judged: a reference comes from a baseline, or from the first rows of the stream, which are not judged.
 Fails when that reference holds an attack already, and on an attacker who sends the benign distribution's own queries. A batch job or an
@@ -28,7 +29,7 @@ from engine.batch import Batch
 from engine.detectors.extraction_views import POINT_DIMS, RECENT_ROWS, RECENT_TEXTS, VIEWS, View, fit_learned, learn, reference_of
 from engine.evidence import MIN_ALPHA
 from engine.finding import Context, Finding, Judgement, Scores, Settings
-from engine.novelty import BINS, RATIO, Novelty
+from engine.novelty import BINS, POWER, RATIO, Novelty
 from engine.state import ArraySpec, State
 from kernels import tailcounts
 
@@ -36,6 +37,8 @@ TABLE = "extraction.principal"
 HALVES = np.array([64, 256, 1024])
 HORIZON = 2048
 EVERY = 25
+STEPS = np.array([25, 75, 250])
+"""Queries between looks at each window."""
 FITTING_ROWS = 50_000
 TAGS = ("AML.T0024.002", "AML.T0040", "OWASP LLM10:2025", "AISVS 11.5.2")
 
@@ -63,6 +66,11 @@ class Judged:
     queries: np.ndarray
     due: tailcounts.Due
     log10_p: np.ndarray
+
+    @property
+    def looked(self) -> np.ndarray:
+        """bool[d, windows]: which windows are looked at in this row."""
+        return self.queries[:, None] % STEPS == 0
 
 
 class Extraction:
@@ -122,7 +130,7 @@ class Extraction:
         first = np.unique(slot, return_index=True)
         new = queries[first[0]] == 0
         state[f"{prefix}.tested_us"][first[0][new]] = time_us[first[1][new]]
-        due = tailcounts.fold(slot, bins, queries, state[f"{prefix}.counts"], HALVES, EVERY, novelty.bets)
+        due = tailcounts.fold(slot, bins, queries, state[f"{prefix}.counts"], HALVES, EVERY, novelty.bets, POWER)
         if not len(due.row):
             return
         at, when = slot[due.row], time_us[due.row]
@@ -145,8 +153,8 @@ class Extraction:
         of the principal last still stands."""
         of_views = []
         for said in due:
-            windows = 1 + (np.diff(said.due.length, axis=1) != 0).sum(1)
-            of_views.append((said.log10_p + np.log10(HORIZON / said.due.length)).min(1) + np.log10(windows))
+            spent = np.where(said.looked, said.log10_p, 0.0) + np.log10(len(STEPS) * HORIZON / STEPS)
+            of_views.append(spent.min(1))
         combined = [np.empty(len(p)) for p in of_views]
         order = sorted((int(row), v, i) for v, said in enumerate(due) for i, row in enumerate(said.row))
         held = [state[f"extraction.{view.name}.log10_p"] for view in VIEWS]
@@ -176,7 +184,7 @@ class Extraction:
         ]
 
     def _finding(self, said: Judged, i: int, principal: str, score: float, threshold: float) -> Finding:
-        window = int(np.argmin(said.log10_p[i] - np.log10(said.due.length[i])))
+        window = int(np.argmin(np.where(said.looked[i], said.log10_p[i], 0.0) - np.log10(STEPS)))
         p_value = float(max(MIN_ALPHA, min(1.0, 10.0**-score)))
         shown = evidence(said, i, window)
         strongest = shown["features"][0]

@@ -19,13 +19,32 @@ M1 = np.uint64(0xBF58476D1CE4E5B9)
 M2 = np.uint64(0x94D049BB133111EB)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def mix(h: np.uint64) -> np.uint64:
     """splitmix64's finaliser."""
     h += PHI
     h = (h ^ (h >> np.uint64(30))) * M1
     h = (h ^ (h >> np.uint64(27))) * M2
     return h ^ (h >> np.uint64(31))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def longer(h: np.uint64, symbol: np.uint64) -> np.uint64:
+    """The hash of a gram with one symbol more. Symbols are mixed already, so one multiplication a symbol will do."""
+    h = (h ^ symbol) * M1
+    return h ^ (h >> np.uint64(32))
+
+
+@njit(nogil=True, cache=True)
+def symbols_of_bytes() -> np.ndarray:
+    """uint64[256]: the symbol of each byte."""
+    out = np.empty(256, np.uint64)
+    for b in range(256):
+        out[b] = mix(np.uint64(b))
+    return out
+
+
+BYTE_SYMBOLS = symbols_of_bytes()
 
 
 @njit(nogil=True, cache=True)
@@ -93,7 +112,7 @@ def add(symbols, n, model, order, table, sign):
     for i in range(n):
         h = np.uint64(model + 1)
         for k in range(min(order, i + 1)):
-            h = mix(h ^ symbols[i - k])
+            h = longer(h, symbols[i - k])
             table[h & mask] += sign
 
 
@@ -104,25 +123,31 @@ def bits(symbols, n, model, order, alphabet, table, totals):
     before = np.zeros(8, np.int64)
     now = np.zeros(8, np.int64)
     total = 0.0
+    product = 1.0
     unseen = 0
     for i in range(n):
         h = np.uint64(model + 1)
         deepest = min(order, i + 1)
         for k in range(deepest):
-            h = mix(h ^ symbols[i - k])
+            h = longer(h, symbols[i - k])
             now[k] = table[h & mask]
         if i > 0:
             if now[0] <= 0:
                 unseen += 1
-            p = 1.0 / alphabet
+            likely, out_of = 1.0, alphabet  # p as a fraction: one division a symbol, not one an order
             for k in range(deepest):
                 seen = totals[model] if k == 0 else before[k - 1]
                 if seen <= 0:
                     break
-                p = (min(now[k], seen) + PRIOR * p) / (seen + PRIOR)
-            total -= np.log2(p)
+                likely = min(now[k], seen) * out_of + PRIOR * likely
+                out_of *= seen + PRIOR
+            product *= likely / out_of
+            if product < 1e-200:  # a symbol's p is over 1e-60
+                total -= np.log2(product)
+                product = 1.0
         for k in range(deepest):
             before[k] = now[k]
+    total -= np.log2(product)
     return np.round(total / max(1, n - 1) * GRAIN) / GRAIN, unseen / max(1, n - 1)
 
 
@@ -133,7 +158,7 @@ def symbols_of(data, a, b, common, byte_symbols, words, classes, lengths):
     words[0] = START
     classes[0] = START
     for i in range(a, b):
-        byte_symbols[1 + i - a] = mix(np.uint64(data[i]))
+        byte_symbols[1 + i - a] = BYTE_SYMBOLS[data[i]]
     n = tokens(data, a, b, common, words[1:], classes[1:], lengths)
     return b - a, n
 
@@ -166,9 +191,13 @@ def hashes(data, starts):
     out = np.empty(len(starts) - 1, np.uint64)
     for t in range(len(out)):
         h = np.uint64(starts[t + 1] - starts[t])
+        word = np.uint64(0)
         for i in range(starts[t], starts[t + 1]):
-            h = mix(h ^ np.uint64(data[i]))
-        out[t] = h
+            word = word << np.uint64(8) | np.uint64(data[i])
+            if (i - starts[t]) % 8 == 7:
+                h = mix(h ^ word)
+                word = np.uint64(0)
+        out[t] = mix(h ^ word)
     return out
 
 
@@ -197,11 +226,31 @@ def distinct_words(data, starts, max_bytes):
 
 
 @njit(nogil=True, cache=True)
+def distinct(words, places, stamps, stamp):
+    """How many different words: a hash set in `places`, of which those marked `stamp` are in use. At least half of it is free."""
+    mask = len(places) - 1
+    count = 0
+    for word in words:
+        at = np.int64(word & np.uint64(mask))
+        while stamps[at] == stamp and places[at] != word:
+            at = (at + 1) & mask
+        if stamps[at] != stamp:
+            stamps[at] = stamp
+            places[at] = word
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
 def features(data, starts, common, table, totals, own, max_bytes, out):
     byte_symbols = np.empty(max_bytes + 1, np.uint64)
     words = np.empty(max_bytes + 1, np.uint64)
     classes = np.empty(max_bytes + 1, np.uint64)
     lengths = np.empty(max_bytes + 1, np.int64)
+    size = 2
+    while size < 2 * max_bytes:
+        size *= 2
+    places, stamps = np.empty(size, np.uint64), np.zeros(size, np.int64)
     for t in range(len(starts) - 1):
         a, b = starts[t], min(starts[t + 1], starts[t] + max_bytes)
         if a == b:
@@ -224,17 +273,13 @@ def features(data, starts, common, table, totals, own, max_bytes, out):
                 digit += 1
             elif c > 32 and not is_letter(c):
                 symbol += 1
-        ordered = np.sort(words[1 : nw + 1])
-        distinct = 0
         letters = 0
         for i in range(nw):
             letters += lengths[i]
-            if i == 0 or ordered[i] != ordered[i - 1]:
-                distinct += 1
         out[t, 5] = np.log(starts[t + 1] - a)
         out[t, 6] = np.log(max(1, nw))
         out[t, 7] = upper / nb
         out[t, 8] = digit / nb
         out[t, 9] = symbol / nb
         out[t, 10] = letters / max(1, nw)
-        out[t, 11] = distinct / max(1, nw)
+        out[t, 11] = distinct(words[1 : nw + 1], places, stamps, t + 1) / max(1, nw)

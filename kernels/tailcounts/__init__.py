@@ -24,13 +24,23 @@ class Due:
     counts: np.ndarray
 
 
-def fold(slot: np.ndarray, bins: np.ndarray, rows: np.ndarray, counts: np.ndarray, halves: np.ndarray, every: int, bets: np.ndarray) -> Due:
+def fold(
+    slot: np.ndarray,
+    bins: np.ndarray,
+    rows: np.ndarray,
+    counts: np.ndarray,
+    halves: np.ndarray,
+    every: int,
+    bets: np.ndarray,
+    power: float = 1.0,
+) -> Due:
     """Fold rows into their keys' windows, and judge a key after each `every` of its rows.
 
     `slot`: int32[n], < 0 is passed over. `bins`: uint8[n, 2, F], values >= B are missing. State, updated in place: `rows` int64[S], and
     `counts` int16[S, L, 2, 2, F, B]: for each window a past and a present half. Window l spans between halves[l] and 2 halves[l] of the
     key's last rows (all of them, while there are fewer). `bets`: float64[B, K] log growth of K bets by bin; the evidence of a window is the
-    average over bets, tails and features of the products. The result does not depend on how rows are cut into batches.
+    average over bets and tails of the products, and over features their mean of that `power`, 0 < power <= 1. The result does not depend
+    on how rows are cut into batches.
 
     >>> rows, counts = np.zeros(1, np.int64), np.zeros((1, 1, 2, 2, 1, 2), np.int16)
     >>> bins = np.array([[[1], [0]], [[1], [0]]], np.uint8)
@@ -49,5 +59,5 @@ def fold(slot: np.ndarray, bins: np.ndarray, rows: np.ndarray, counts: np.ndarra
         np.empty((most, len(halves))),
         np.zeros((most, 2, features, len(bets)), np.int32),
     )
-    cpu.fold(slot, bins, rows, counts, halves, every, bets, due.row, due.length, due.told, due.log_e, due.counts)
+    cpu.fold(slot, bins, rows, counts, halves, every, bets, power, due.row, due.length, due.told, due.log_e, due.counts)
     return due

@@ -21,7 +21,7 @@ def count_due(slot, rows, every):
 
 
 @njit(nogil=True, cache=True)
-def fold(slot, bins, rows, counts, halves, every, bets, out_row, out_length, out_told, out_log_e, out_counts):
+def fold(slot, bins, rows, counts, halves, every, bets, power, out_row, out_length, out_told, out_log_e, out_counts):
     features, size = bins.shape[2], len(bets)
     window = np.empty((2, features, size), np.int64)
     evidence = np.empty(features)
@@ -55,7 +55,7 @@ def fold(slot, bins, rows, counts, halves, every, bets, out_row, out_length, out
                 out_told[due, w] = max(out_told[due, w], window[0, f].sum())
             log_evidence(window, bets, evidence)
             top = evidence.max()
-            out_log_e[due, w] = top + np.log(np.exp(evidence - top).sum() / features)
+            out_log_e[due, w] = top + np.log(np.exp(power * (evidence - top)).sum() / features) / power
             if w == len(halves) - 1:
                 out_counts[due] = window
         due += 1

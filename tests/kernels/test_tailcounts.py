@@ -22,10 +22,11 @@ def state(keys=3, features=2, size=4):
     return np.zeros(keys, np.int64), np.zeros((keys, len(HALVES), 2, 2, features, size), np.int16)
 
 
-def test_windows_equal_the_oracle():
+@pytest.mark.parametrize("power", [1.0, 0.1])
+def test_windows_equal_the_oracle(power):
     slot, bins, factors = traffic()
-    due = tailcounts.fold(slot, bins, *state(), HALVES, EVERY, np.log(factors))
-    expected = naive.fold(slot, bins, HALVES, EVERY, factors)
+    due = tailcounts.fold(slot, bins, *state(), HALVES, EVERY, np.log(factors), power)
+    expected = naive.fold(slot, bins, HALVES, EVERY, factors, power)
     assert due.row.tolist() == [row for row, _, _ in expected]
     assert due.length.tolist() == [lengths for _, lengths, _ in expected]
     assert (due.told <= due.length).all()

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def fold(slot, bins, halves, every, factors):
+def fold(slot, bins, halves, every, factors, power=1.0):
     """[(row, lengths, evidence)] of all rows at once. `factors`: [B, K] growth of each bet by bin."""
     kept, out = {}, []
     for i, s in enumerate(slot):
@@ -17,11 +17,13 @@ def fold(slot, bins, halves, every, factors):
         for half in halves:
             start = max(0, (len(rows) - 1) // half - 1) * half
             lengths.append(len(rows) - start)
-            products = []
+            of_feature = []
             for f in range(bins.shape[2]):
+                products = []
                 for tail in range(2):
                     for k in range(factors.shape[1]):
                         products.append(np.prod([factors[r[tail, f], k] for r in rows[start:] if r[tail, f] < len(factors)]))
-            evidence.append(np.mean(products))
+                of_feature.append(np.mean(products))
+            evidence.append(np.mean(np.array(of_feature) ** power) ** (1 / power))
         out.append((i, lengths, evidence))
     return out
