@@ -106,7 +106,8 @@ class Handover:
 
     def transactional_id(self, sink: str) -> str:
         """Goes with the first partition: its next owner fences and ends what this process may have left open."""
-        group = self.config.source.kafka.group if self.config.source else self.config.name
+        kafka = self.config.source.kafka if self.config.source else None
+        group = kafka.group if kafka else self.config.name
         return f"{group}-{sink}-{min(list(self.workers), default=uuid.uuid4().hex)}"
 
     def revoked(self, partitions: Sequence[Partition]) -> None:

@@ -114,6 +114,10 @@ def make_source(config: Config) -> Source:
     scrape = config.source.scrape if config.source else None
     if scrape is None:
         return make_kafka_source(config)
+    if any(isinstance(sink, KafkaSinkConfig) and sink.transactional for sink in config.sinks.values()):
+        raise ConfigError(
+            "source.scrape: a transactional sink commits offsets of Kafka, and scrapes have none; scrape in a process of its own"
+        )
     scraped = make_scrape_source(scrape)
     return SeveralSources([scraped, make_kafka_source(config)]) if config.source and config.source.kafka else scraped
 

@@ -138,6 +138,8 @@ class ScrapeSource:
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Nobody keeps offsets."""
 
+    lapsed = False
+
     def confirm(self) -> bool:
         """The targets are this process's own."""
         return True

@@ -68,6 +68,11 @@ class SeveralSources:
         for source in self.sources:
             source.close()
 
+    @property
+    def lapsed(self) -> bool:
+        """Whether any may be held for dead."""
+        return any(source.lapsed for source in self.sources)
+
     def confirm(self) -> bool:
         """Whether all are ours."""
         return all(source.confirm() for source in self.sources)
