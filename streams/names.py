@@ -177,6 +177,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ]),
     *_rows("Telltale: what no convention names", "2026.1", [
         ("logprobs", "telltale.logprobs"), ("predicted", "telltale.predicted"), ("confidence", "telltale.confidence"),
+        ("outcome", "telltale.outcome"),
         ("retrieved", "telltale.retrieved"), ("top_score", "telltale.top_score"),
         ("device", "telltale.device hw.id"), ("peer", "telltale.peer"), ("denied", "telltale.denied"),
     ]),

@@ -1,6 +1,6 @@
 """How well the detectors detect, on real data, through `telltale backtest`.
 
-    python -m benchmarks.quality [--data DIR] [--sets smd asd azure sea census drift_null extraction campaign poisoning nulls] [--out FILE] [--quick]
+    python -m benchmarks.quality [--data DIR] [--sets smd asd azure sea census prompts drift_null extraction campaign poisoning nulls] [--out FILE] [--quick]
 
 DIR is laid out as ../shared/data, the default. VUS-PR needs the authors' package in `.venv-quality`, which `make quality` makes; without
 it the hardware sets are run and VUS-PR is left out, said so. `--quick`: fewer windows, seeds and accounts for extraction and
@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.quality import campaigns, drift, extraction, hardware, nulls, performance, poisoning
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SETS = ("smd", "asd", "azure", "sea", "census", "drift_null", "extraction", "campaign", "poisoning", "nulls")
+SETS = ("smd", "asd", "azure", "sea", "census", "prompts", "drift_null", "extraction", "campaign", "poisoning", "nulls")
 
 
 def main() -> None:
@@ -49,6 +49,8 @@ def main() -> None:
                 figures[name] = drift.run(options.data, folder)
             elif name in ("sea", "census"):
                 figures[name] = (performance.sea if name == "sea" else performance.census)(options.data, folder)
+            elif name == "prompts":
+                figures[name] = drift.prompts(options.data, folder)
             elif name == "drift_null":
                 figures[name] = drift.null_streams(options.data, folder, 40_000 if options.quick else drift.NULL_ROWS)
             elif name == "nulls":

@@ -18,6 +18,7 @@ from scipy.stats import chi2
 
 from benchmarks.quality import performance
 from benchmarks.quality.backtests import Outcome, backtest
+from engine.detectors import DETECTORS as ALL_DETECTORS
 
 SHUFFLES = 20
 BLOCK, NULL_ROWS, START_US = 32, 200_000, 1_700_000_000_000_000
@@ -86,12 +87,43 @@ def unspliced(folder: Path, name: str, part: tuple[np.ndarray, np.ndarray, np.nd
     return {"rows": len(part[0]), "alerts": [f"{a['key']}: {a['summary']}" for a in outcome.last_versions("drift")]}
 
 
+def prompts(data: Path, work: Path) -> dict[str, Any]:
+    """Prompts change their subject: half of the instructions that are not about code, in a random order, then those that are; and the other
+    half of the former instead, where nothing changes. A row a second, one model."""
+    table = pq.read_table(data / "extraction" / "distillation_prompts" / "queries.parquet", columns=["source", "instruction"])
+    code = table.filter(pc.field("source") == "Codegen")["instruction"].to_pylist()
+    other = table.filter(pc.field("source") != "Codegen")["instruction"].to_pylist()
+    generator = np.random.default_rng(0)
+    generator.shuffle(code)
+    generator.shuffle(other)
+    half = len(other) // 2
+    out: dict[str, Any] = {"change_at_row": half}
+    for name, after in (("changed", code), ("unchanged", other[half:])):
+        rows = other[:half] + after
+        n = len(rows)
+        columns = {c: pa.array(["model"] * n).dictionary_encode() for c in ("principal", "model")}
+        columns |= {
+            "time": pa.array(START_US + np.arange(n) * 1_000_000, pa.timestamp("us", tz="UTC")),
+            "prompt": pa.array(rows, pa.large_string()),
+        }
+        path = work / f"{name}.parquet"
+        pq.write_table(pa.table(columns), path)
+        alerts = backtest("inference", [path], work / name, config=only(work)).last_versions("drift_embeddings")
+        out[name] = {"rows_after": len(after), "alerts_at_rows": [int((a["onset_us"] - START_US) / 1e6) - half for a in alerts]}
+    return out
+
+
+def only(work: Path) -> Path:
+    """A configuration with drift, drift_embeddings and performance alone."""
+    config = work / "drift.yaml"
+    others = [name for name in ALL_DETECTORS if name not in DETECTORS]
+    config.write_text("detectors:\n" + "".join(f"  {name}: null\n" for name in others))
+    return config
+
+
 def null_streams(data: Path, work: Path, rows: int = NULL_ROWS) -> dict[str, Any]:
     """Alerts on streams that do not drift: blocks of 32 rows of each set, drawn at random with replacement, a row a second. What depends on
     what within a block stays as it is in the data. Hours, and alerts of each of the three detectors with the bound that they imply."""
-    config = work / "drift.yaml"
-    others = ("extraction", "campaign", "rates", "missing", "rules", "hardware")
-    config.write_text("detectors:\n" + "".join(f"  {name}: null\n" for name in others))
     found: dict[str, Any] = {}
     totals = dict.fromkeys(DETECTORS, 0)
     hours = 0.0
@@ -104,7 +136,7 @@ def null_streams(data: Path, work: Path, rows: int = NULL_ROWS) -> dict[str, Any
         columns |= {c: pa.array([name] * n).dictionary_encode() for c in ("principal", "model")}
         path = work / f"{name}.parquet"
         pq.write_table(pa.table(columns), path)
-        outcome = backtest("inference", [path], work / name, config=config)
+        outcome = backtest("inference", [path], work / name, config=only(work))
         series = len(set(outcome.of("drift")["key"].to_pylist()))
         alerts = {d: len(outcome.last_versions(d)) for d in DETECTORS}
         found[name] = {"hours": round(n / 3600, 1), "drift_series": series} | alerts
