@@ -29,6 +29,8 @@ from tests.support.kafka import Broker
 
 LINES, PARTITIONS, PROBES_A_SECOND, PREFILLED = 50, 4, 20, 400_000
 TICK_S = 0.1
+DEVICES = 6000
+"""Of probes: none comes round before its alert has resolved, so each row is an alert of its own."""
 
 
 class Traffic:
@@ -44,7 +46,7 @@ class Traffic:
                 generator.integers(0, 500, 5000), generator.lognormal(6, 1, 5000), generator.gamma(2, 0.5, 5000), strict=True
             )
         ]
-        self._next = 0
+        self._next = self._probed = 0
 
     def record(self) -> None:
         """Fifty rows of now."""
@@ -58,8 +60,8 @@ class Traffic:
 
     def probe(self) -> None:
         """One row that must become an alert: another device each time, until they come round."""
-        now = time.time_ns() // 1000
-        row = {"time": now, "host": f"h{len(self.probes) % 500}", "device": "gpu0", "xid": 79, "log": "NVRM: Xid (PCI:0): 79"}
+        now = self._probed = max(time.time_ns() // 1000, self._probed + 1)
+        row = {"time": now, "host": f"h{len(self.probes) % DEVICES}", "device": "gpu0", "xid": 79, "log": "NVRM: Xid (PCI:0): 79"}
         self.producer.send(self.topics["hardware"], orjson.dumps(row), partition=0)
         self.probes[now] = now / 1e6
 
