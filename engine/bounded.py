@@ -7,7 +7,8 @@ reference and after: they add, and the cut into batches and partitions does not 
 The null of a share says how far from the reference's mean p it may be and still be no finding: by sampling (p is known from n rows: Clopper
 and Pearson's bound, for as many rows as n correlated ones are worth) and by wandering (three standard deviations between long blocks of the
 reference, beyond what short blocks explain), or by a floor of effect in odds, whatever is more. Rows that come in clusters are each worth
-less than a row: by how much, the variance between short blocks says, and an e-detector's growth is raised to that power.
+less than a row: by how much, say the variance between blocks and the rows after which a success tells nothing of the next, and an
+e-detector's growth is raised to that power.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ CONFIDENCE = 1e-3
 WANDER = 3.0
 SHORT, LONG = (64, 16), (16, 64)
 """Blocks of a reference: how many, and the least rows of one."""
+FEW, UNKNOWN = 8, 8.0
+"""Of so few independent events nobody can say whether they come in clusters: a row is then worth an eighth."""
+LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Panes apart at which a reference is looked at for memory."""
 Direction = Literal["rise", "fall", "both"]
 
 
@@ -167,7 +172,33 @@ def bounds(successes: np.ndarray, totals: np.ndarray, blocks: Sequence[np.ndarra
     lower = float(special.betaincinv(wins, worth - wins + 1, CONFIDENCE)) if wins > 0 else 0.0
     rise = max(upper + WANDER * wander, shifted(mean, floor))
     fall = min(lower - WANDER * wander, shifted(mean, 1 / floor))
-    return mean, min(rise, 1.0), max(fall, 0.0), worth, wander, 1 / short
+    rise, fall = min(rise, 1.0), max(fall, 0.0)
+    apart = max(memory(successes, totals, rise), memory(totals - successes, totals, 1 - fall))
+    unknown = UNKNOWN if min(mean, 1 - mean) * worth < FEW else 1.0
+    return mean, rise, fall, worth, wander, 1 / max(short, long, apart, unknown)
+
+
+def memory(successes: np.ndarray, totals: np.ndarray, null: float) -> float:
+    """How many rows after a success the share of successes is within the null again; at least 1.
+
+    Rows that far apart are in order; the growth of those in between, raised to the power 1 / (rows apart), is the geometric mean of the
+    growths of so many streams that are, and no more than their arithmetic mean.
+    """
+    wins = successes.sum()
+    if not 0 < wins < totals.sum() or null >= 1:
+        return 1.0
+    for i, lag in enumerate(LAGS):
+        if lag >= len(totals) // 2:
+            return float(totals[: LAGS[max(i - 1, 0)]].sum())
+        if within(float(successes[:-lag] @ successes[lag:]), null * float(successes[:-lag] @ totals[lag:])):
+            alone = within(float(successes @ np.maximum(successes - 1, 0)), null * float(successes @ np.maximum(totals - 1, 0)))
+            return 1.0 if lag == 1 and alone else float(lag * totals.mean())
+    return float(LAGS[-1] * totals.mean())
+
+
+def within(pairs: float, expected: float) -> bool:
+    """Whether so many pairs are no more than expected: chance is allowed two standard errors and a pair."""
+    return pairs <= expected + 2 * np.sqrt(expected) + 1
 
 
 def dispersion(successes: np.ndarray, totals: np.ndarray, starts: np.ndarray, mean: float) -> float:

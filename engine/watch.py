@@ -31,13 +31,17 @@ log = logging.getLogger(__name__)
 NO_PANES, NO_COUNTS = np.empty(0, np.int64), np.empty((0, 0), np.int64)
 LEARNING_PANES = 8
 FITTING_ROWS = 1 << 40
+DOUBLINGS, LEAST_WORTH = 4, 4
+"""A reference whose rows are worth less than a fourth of the rows that were asked for is doubled, up to four times: rows that come in long
+clusters say little of what is usual, whatever their number."""
 EXTENT = 0.05
 SCORED_US = 60_000_000
 """A series has a score row at its first step in a minute, and wherever it alarms."""
 
 
 class WatchSettings(Settings):
-    """`reference_rows`: rows of a quantity that its null is learned from, where no baseline gives it. `odds_floor`: a share whose odds
+    """`reference_rows`: rows of a quantity that its null is learned from, where no baseline gives it; up to 16 times as many, where rows
+    come in clusters. `odds_floor`: a share whose odds
     changed by less is no finding. `quiet_s`: an alert ends after this long without evidence. `max_series`: series kept at most; rows of
     further ones are counted and left out."""
 
@@ -204,13 +208,21 @@ class Watch:
             return None
         cells = cells if held is None else np.concatenate([held, cells])  # merged panes are complete, and come in order
         panes, _, rows = counted(quantity, cells, ())
-        enough = np.flatnonzero((np.cumsum(rows) >= self.reference_rows) & (np.arange(1, len(panes) + 1) >= LEARNING_PANES))
-        if not len(enough):
-            state.arrays[name] = cells
-            return None
-        state.arrays.pop(name, None)
-        last = int(panes[enough[0]])
-        return learn(quantity, cells[cells[:, 0] <= last], self.settings.odds_floor), last
+        sums = np.cumsum(rows)
+        tried = state.records.setdefault(f"{self.name}.tried", {})
+        for doubling in range(tried.get(series, 0), DOUBLINGS + 1):
+            enough = np.flatnonzero((sums >= self.reference_rows << doubling) & (np.arange(1, len(panes) + 1) >= LEARNING_PANES))
+            if not len(enough):
+                break
+            last = int(panes[enough[0]])
+            null = learn(quantity, cells[cells[:, 0] <= last], self.settings.odds_floor)
+            if min(null.worth) >= self.reference_rows / LEAST_WORTH or doubling == DOUBLINGS:
+                state.arrays.pop(name, None)
+                tried.pop(series, None)
+                return null, last
+            tried[series] = doubling + 1
+        state.arrays[name] = cells
+        return None
 
     def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:
         """What a baseline keeps: the null of every series."""
