@@ -226,7 +226,7 @@ CONTRACT = {
 }
 TRAFFIC = ("drift", "rates")
 NULLS: tuple[Null, ...] = (
-    Null("synthetic", "inference", (*TRAFFIC, "performance", "drift_embeddings", "extraction"), synthetic_inference),
+    Null("synthetic", "inference", (*TRAFFIC, "performance", "drift_embeddings", "extraction", "probing"), synthetic_inference),
     Null("shuffled blocks", "inference", TRAFFIC, shuffled_traces),
     Null("shuffled blocks", "inference", (*TRAFFIC, "campaign"), shuffled_users),
     Null("shuffled blocks", "inference", (*TRAFFIC, "performance"), shuffled_predictions),
