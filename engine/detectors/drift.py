@@ -83,6 +83,7 @@ class Drift:
         self.pane_us = context.pane_us
         self.approvals = context.approvals
         self.reference_rows = FITTING_ROWS if context.fitting else settings.reference_rows
+        self.unusable: set[str] = set()
         self.references: dict[str, Reference] = {}
         for series, record in context.baseline.get(self.name, {}).items():
             self._know(series, Reference.of(record | {"about": record.get("about", {}) | context.about}))
@@ -102,7 +103,11 @@ class Drift:
     def observe(self, batch: Batch, state: State) -> None:
         """Bin the rows by series and pane; late rows are left out, their panes are closed."""
         wanted = self.settings.features or (*NUMERIC, *CATEGORICAL)
-        features = [c for c in batch.table.schema.names if c in wanted or c.startswith("feature.")]
+        columns = [c for c in batch.table.schema.names if c in wanted or c.startswith("feature.")]
+        features = [c for c in columns if drift_rows.usable(batch.array(c).type)]
+        for column in set(columns) - set(features) - self.unusable:
+            self.unusable.add(column)
+            log.warning("%s is neither numbers nor text but %s: not followed for drift", column, batch.array(column).type)
         here = np.flatnonzero(~batch.late)
         if not len(here) or not features:
             return

@@ -43,11 +43,13 @@ MOST_BLOCKS = 1024
 
 class DriftEmbeddingsSettings(Settings):
     """`reference_rows`: rows of a model that its reference is learned from, where no baseline gives it. `mmd_floor`: least squared MMD,
-    net of chance. `prompts`: follow the texts of prompts as well as embeddings."""
+    net of chance. `prompts`: follow the texts of prompts as well as embeddings. `max_series`: followed at most in a partition (a length of
+    embeddings is a series of its own); rows of further ones are counted and left out."""
 
     reference_rows: int = Field(2048, ge=512)
     mmd_floor: float = Field(0.002, ge=0)
     prompts: bool = True
+    max_series: int = Field(1000, gt=0)
     quiet_s: float = Field(3600.0, gt=0)
 
 
@@ -155,6 +157,11 @@ class DriftEmbeddings:
                 self._fold(state, series, pane[rows], unit)
 
     def _fold(self, state: State, series: str, pane: np.ndarray, unit: np.ndarray) -> None:
+        seen = state.records.setdefault("drift_embeddings.seen", {})
+        if series not in seen and len(seen) >= self.settings.max_series:
+            state.records["drift_embeddings.refused"] = state.records.get("drift_embeddings.refused", 0) + len(unit)
+            return
+        seen[series] = True
         dims = unit.shape[1]
         if dims not in self.frequencies:
             self.frequencies[dims] = rff.frequencies(dims, FEATURES, SIGMA)

@@ -186,6 +186,11 @@ def binned(reference: Reference, values: np.ndarray, panes: np.ndarray) -> tuple
     return each, counts
 
 
+def usable(kind: pa.DataType) -> bool:
+    """Whether a column can be followed: numbers, booleans or text."""
+    return is_text(kind) or any(of(kind) for of in (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_decimal))
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column holds categories."""
     if pa.types.is_dictionary(kind):

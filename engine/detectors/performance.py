@@ -52,11 +52,13 @@ COLUMNS = 6
 
 
 class PerformanceSettings(Settings):
-    """`reference_rows`: outcomes that a reference is learned from, where no baseline gives it. `floor`: the least drop of
-    estimated accuracy, and the least share of rows whose outcome is another one than their prediction meant before."""
+    """`reference_rows`: outcomes that a reference is learned from, where no baseline gives it. `floor`: the least drop of estimated
+    accuracy, and the least share of rows whose outcome is another one than their prediction meant before. `max_models`: followed at
+    most in a partition; rows of further ones are counted and left out."""
 
     reference_rows: int = Field(2048, ge=256)
     floor: float = Field(0.05, ge=0)
+    max_models: int = Field(1000, gt=0)
     quiet_s: float = Field(3600.0, gt=0)
 
 
@@ -94,7 +96,10 @@ class Performance:
         models, names = batch.keys(("model",))
         pane = batch.time_us // self.pane_us
         for model in np.unique(models[here]).tolist():
-            mine = np.flatnonzero(here & (models == model))
+            mine, seen = np.flatnonzero(here & (models == model)), state.records.setdefault("performance.names", {})
+            if names[model] not in seen and len(seen) >= self.settings.max_models:
+                state.records["performance.refused"] = state.records.get("performance.refused", 0) + len(mine)
+                continue
             low = int(pane[mine].min())
             shape = int(pane[mine].max()) - low + 1, len(words), CONFIDENCES, len(results)
             place = np.ravel_multi_index((pane[mine] - low, said[mine], bins[mine], outcome[mine]), shape)
@@ -104,7 +109,7 @@ class Performance:
             name = f"performance.rows/{names[model]}"
             kept = state.arrays.get(name)
             state.arrays[name] = rows if kept is None else condensed(np.concatenate([kept, rows]), KEPT_ROWS)
-            known = state.records.setdefault("performance.names", {}).setdefault(names[model], {})
+            known = seen.setdefault(names[model], {})
             for word in [str(w) for w in (*words, *results) if w is not None][: max(0, 4 * reference.CLASSES - len(known))]:
                 known[str(int(category_code(word)))] = word
 

@@ -4,9 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from engine.batch import Batch
 from engine.detectors.drift_embeddings import FEATURES, SIGMA, Cloud, DriftEmbeddings, DriftEmbeddingsSettings
 from engine.evidence import Budget
 from engine.finding import Context
+from engine.state import State
 from kernels import rff
 from tests.engine.population_runs import S, flat, opened, run
 
@@ -116,3 +118,14 @@ def test_a_baseline_keeps_the_blocks(tmp_path):
     ]
     assert again.blocks.tolist() == known.blocks.tolist()
     assert again.about == {"rows": 2048}
+
+
+def test_a_flood_of_series_is_bounded():
+    one = DriftEmbeddings(DriftEmbeddingsSettings(max_series=2), Context(Budget()))
+    state = State()
+    for dims in (8, 9, 10, 11):
+        column = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(dims * 5, np.float32)), dims)
+        table = pa.RecordBatch.from_pydict({"model": pa.array(["m"] * 5), "embedding": column})
+        one.observe(Batch("inference", table, np.arange(5), np.arange(5)), state)
+    assert sorted(n for n in state.arrays if "panes" in n) == [f"drift_embeddings.panes/m/embedding[{d}]" for d in (8, 9)]
+    assert state.records["drift_embeddings.refused"] == 10

@@ -131,3 +131,13 @@ def test_of_many_categories_the_commonest_have_a_bin_each():
     assert set(common) < set(bins) and len(bins) == 33
     assert bins["other"]["window"] > 100
     assert "kolmogorov_smirnov" not in alert.evidence["distances"] and "new_categories" not in alert.evidence
+
+
+def test_columns_that_hold_no_numbers_or_text_are_left_out():
+    n = 3000
+    columns = {
+        "model": pa.array(["m"] * n), "feature.list": pa.array([[1.0]] * n), "feature.flag": pa.array([True, False] * (n // 2)),
+    }  # fmt: skip
+    _, scores, population = run(Drift(DriftSettings(), Context(Budget())), {"inference": (np.arange(n) * S // 4, columns)})
+    assert set(population.state.records["drift.references"]) == {"m/feature.flag"}
+    assert {k for _, _, k, *_ in flat(scores)} == {"m/feature.flag"}
