@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 
 from engine.config import Config, ConfigError
 from engine.metrics import Metrics
+from engine.redact import Redact
 from engine.store import Store
 from engine.wiring import make_detectors, make_engine, make_remediation, make_source
 
@@ -58,6 +59,8 @@ def check(config: Config) -> None:
 
 
 def start_logging(config: Config) -> None:
-    """One line a thing on stderr."""
-    logging.basicConfig(level=config.log_level.upper(), format="%(message)s", handlers=[RichHandler(show_path=False)])
+    """One line a thing on stderr, without what looks like a secret."""
+    handler = RichHandler(show_path=False)
+    handler.addFilter(Redact())
+    logging.basicConfig(level=config.log_level.upper(), format="%(message)s", handlers=[handler])
     logging.getLogger("kafka").setLevel(logging.WARNING)

@@ -173,7 +173,10 @@ def time_us(value: Any) -> int:
         try:
             return pa.array([value]).cast(MICROSECONDS).cast(pa.int64())[0].as_py()
         except pa.ArrowInvalid:
-            moment = datetime.fromisoformat(value)
+            try:
+                moment = datetime.fromisoformat(value)
+            except ValueError:
+                raise ValueError("expected RFC 3339 text, got other text") from None
             delta = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - EPOCH
             return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
     return integer(value, -(1 << 62), 1 << 62)  # type: ignore[return-value]

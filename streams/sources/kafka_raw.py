@@ -165,8 +165,8 @@ class WholeBatches(Fetcher.PartitionRecords):
         self.next_fetch_offset = batch.next_offset
         appended = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else -1
         return Whole(
-            batch.last_offset, batch.base_offset, self.fetch_offset, batch.next_offset, batch.records_count, batch.first_timestamp,
-            appended, data, batch._pos, batch, refused,
+            max(batch.last_offset, batch.base_offset), batch.base_offset, self.fetch_offset, batch.next_offset, batch.records_count,
+            batch.first_timestamp, appended, data, batch._pos, batch, refused,
         )  # fmt: skip
 
 
