@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine import counters
+from engine import counters, pairs
 from engine.alerts import Alert
 from engine.batch import Batch
 from engine.finding import Detector, Judgement, PopulationDetector, Scores, SilenceDetector
@@ -48,10 +48,11 @@ class Worker:
         self.lifecycle = Lifecycle(self.state, config_hash)
 
     def observe(self, batch: Batch) -> None:
-        """Fold a batch into the state of every detector of its stream, counters as rates."""
-        batch = counters.rated(batch, self.state)
-        for detector in self.of_stream(batch.stream):
-            detector.observe(batch, self.state)
+        """Fold a batch into the state of every detector of its stream, counters as rates, halves of an inference as one."""
+        whole = pairs.joined(counters.rated(batch, self.state), self.state)
+        if whole is not None:
+            for detector in self.of_stream(batch.stream):
+                detector.observe(whole, self.state)
 
     def judge(self, stream: str) -> tuple[list[Scores], list[Alert]]:
         """Score rows, and alert versions to publish, of the detectors that judge this partition alone."""

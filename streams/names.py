@@ -80,7 +80,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         top_k=pa.int32(), choices=pa.int32(), logprobs=pa.int32(),
         temperature=pa.float32(), top_p=pa.float32(), duration_s=pa.float32(), ttft_s=pa.float32(), stream=pa.bool_(),
         finish_reason=TEXT, error=TEXT, logit_bias_tokens=pa.list_(pa.int32()), prompt=CONTENT, embedding=VECTOR,
-        predicted=TEXT, confidence=pa.float32(), outcome=TEXT,
+        predicted=TEXT, confidence=pa.float32(), request_id=TEXT, part=TEXT, outcome=TEXT,
     ),
     "agent": _columns(
         "session operation",

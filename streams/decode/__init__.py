@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from streams.decode import arrow, json, otlp, otlp_json, prometheus
+from streams.decode import arrow, cloudevents, json, kernel_log, otlp, otlp_json, prometheus, sagemaker
 from streams.decode.format import Format, reject, reject_all
 from streams.decode.sniff import encodings_of
 from streams.decode.tables import in_order
@@ -26,6 +26,9 @@ DECODERS: Mapping[str, Decoder] = {
     "otlp_proto": otlp.decode,
     "otlp_json": otlp_json.decode,
     "prometheus": prometheus.decode,
+    "cloudevents": cloudevents.decode,
+    "sagemaker": sagemaker.decode,
+    "kernel_log": kernel_log.decode,
 }
 ENCODINGS = ("auto", *DECODERS)
 """What a topic's setting may be."""

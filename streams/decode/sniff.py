@@ -33,6 +33,7 @@ SAMPLE = re.compile(
 )
 """How Prometheus text begins: a comment of its own, or a sample."""
 KERNEL = re.compile(rb"NVRM: Xid|nvidia-nvswitch\d*: SXid")
+DMESG = re.compile(rb"\[(?:\w{3} \w{3} [ \d]\d | *\d+\.\d{6}\] )")
 BEGINNING = 4096
 BLANK = frozenset(b" \t\r\n")
 
@@ -98,6 +99,8 @@ def by_content(raw: RawBatch, record: int) -> str:
     if head[0] == 0x0A and fits(head, end - start):
         return "otlp_proto"
     text = head.lstrip(b" \t\r\n")
+    if DMESG.match(text):
+        return "kernel_log"
     if text[:1] in (b"{", b"["):
         return next((kind for key, kind in JSON_KINDS if key in head), "json")
     if SAMPLE.match(head.lstrip(b" \t\r\n")):
