@@ -119,7 +119,7 @@ def fit(
 @baseline_app.command()
 def approve(
     config: ConfigOption,
-    series: Annotated[str, typer.Option(help="Which series, as a shell pattern: 'm/input_tokens', 'm/*'.")],
+    series: Annotated[str, typer.Option(help="Which series, as a shell pattern: 'm/input_tokens', 'm/performance', 'm/*'.")],
     by: Annotated[str, typer.Option(help="Who approves.")],
     reason: Annotated[str, typer.Option(help="Why, for the audit.")] = "",
 ) -> None:

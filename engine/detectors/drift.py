@@ -238,7 +238,9 @@ class Drift:
         names = state.records.setdefault("drift.names", {})
         names.setdefault(sketch.series, {}).update(sketch.names)
         kept = thinned(sketch)
-        kept = np.concatenate([state.arrays[name], kept]) if name in state.arrays else kept
+        held = state.arrays.get(name)
+        if held is not None and held.shape[1] == kept.shape[1]:  # else `segments` was changed: learning begins again
+            kept = np.concatenate([held, kept])
         panes, rows = np.unique(kept[:, 0], return_counts=True)
         enough = np.flatnonzero((np.cumsum(rows) >= self.reference_rows) & (np.arange(1, len(panes) + 1) >= LEARNING_PANES))
         if not len(enough):

@@ -165,7 +165,8 @@ def keep_values(state: State, series: str, rows: Rows, feature: str, index: np.n
             names.update({str(int(category_code(w))): w for w in words[:NAMES_KEPT]})
     added = np.column_stack([rows.pane[index], rows.values(feature, index), rows.segment_codes(index)])
     kept = state.arrays.get(f"drift.values/{series}")
-    state.arrays[f"drift.values/{series}"] = added if kept is None else np.concatenate([kept, added])
+    fits = kept is not None and kept.shape[1] == added.shape[1]  # else `segments` was changed: learning begins again
+    state.arrays[f"drift.values/{series}"] = np.concatenate([kept, added]) if fits else added
 
 
 def note_unseen(state: State, series: str, words: Sequence[str], time_us: int) -> None:

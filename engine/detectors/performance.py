@@ -201,6 +201,7 @@ class Performance:
             if approval["id"] not in done:
                 told = done[approval["id"]] = sorted(m for m in self.known if fnmatchcase(f"{m}/performance", approval["series"]))
                 for model in told:
+                    state.records.get("performance.regimes", {}).pop(f"{model}/realised", None)
                     del self.known[model]
                     state.records.get("performance.known", {}).pop(model, None)
                     for name in [n for n in state.arrays if n.startswith(("performance.ring/", "performance.open/"))]:

@@ -4,10 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from engine.batch import Batch
 from engine.detectors.drift import Drift, DriftSettings
 from engine.detectors.drift_reference import HOUR_US, Reference, learn
 from engine.evidence import Budget
 from engine.finding import Context
+from engine.sketch import merged
+from engine.worker import Worker
+from streams.records import Partition
 from tests.engine.population_runs import S, flat, opened, run
 
 REGIONS = np.array(["eu", "us"])
@@ -141,3 +145,18 @@ def test_columns_that_hold_no_numbers_or_text_are_left_out():
     _, scores, population = run(Drift(DriftSettings(), Context(Budget())), {"inference": (np.arange(n) * S // 4, columns)})
     assert set(population.state.records["drift.references"]) == {"m/feature.flag"}
     assert {k for _, _, k, *_ in flat(scores)} == {"m/feature.flag"}
+
+
+def test_other_segments_after_a_restart_begin_to_learn_again():
+    generator = np.random.default_rng(7)
+    n = 3000
+    columns, time_us = mixed(n, 0.5, generator), np.arange(n) * S // 4
+    _, _, population = run(detector(), {"inference": (time_us[:1000], {k: v[:1000] for k, v in columns.items()})})
+    other = Drift(DriftSettings(), Context(Budget()))
+    worker = Worker(Partition("t"), {"drift": other}, "", None, {})
+    worker.state.arrays["drift.values/m/feature.x"] = np.zeros((5, 3))
+    worker.observe(Batch("inference", pa.RecordBatch.from_pydict(columns), time_us, np.arange(n)))
+    sketches = merged(worker.collect(int(time_us[-1]) + 2 * S))
+    assert {s.values.shape[1] for s in sketches} == {1}
+    other.merge(sketches, population.state)
+    assert "m/feature.x" in other.references

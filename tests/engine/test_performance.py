@@ -154,3 +154,16 @@ def test_alike_rows_are_kept_as_one():
     assert condensed(alike, 5)[:, 5].tolist() == [20.0]
     assert np.isnan(condensed(alike, 5)[0, 3])
     assert len(condensed(alike, 10)) == 10
+
+
+def test_an_approval_lets_a_model_learn_anew():
+    generator = np.random.default_rng(9)
+    _, _, population = run(detector(), of(joined(rows(4000, generator), rows(2000, generator, wrong=(0.4, 0.2)))))
+    state = population.state
+    assert state.records["performance.regimes"] and any(n.startswith("performance.ring/m/") for n in state.arrays)
+    again = Performance(PerformanceSettings(), Context(Budget(), approvals=({"id": "1", "series": "m/*", "by": "ada"},)))
+    again._restore(state)
+    assert again.known == {} == state.records["performance.regimes"] == state.records["performance.known"]
+    assert not any(n.startswith("performance.ring/m/") for n in state.arrays)
+    again._restore(state)
+    assert state.records["performance.approved"] == {"1": ["m"]}
