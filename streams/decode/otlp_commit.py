@@ -255,8 +255,9 @@ def commit(
         put(valid, c * room + row, np.int64(fits))
     place, flag = 8 * (stream * room + row), extra * room + row
     start, end = get(span, START), get(span, END)
-    put(fixed, place + TIME, (end if end > 0 else start) // 1000)
-    put(valid, flag + HAS_TIME * room, np.int64(max(start, end) >= 1000))
+    time = (end if end > 0 else start) // 1000
+    put(fixed, place + TIME, time)
+    put(valid, flag + HAS_TIME * room, np.int64(time > 0))
     put(fixed, place + DURATION, end - start)
     put(valid, flag + HAS_DURATION * room, np.int64(start > 0 and end >= start))
     trace, own, parent = get(span, TRACE_ID), get(span, SPAN_ID), get(span, PARENT_ID)

@@ -2,7 +2,8 @@
 
 Every length is checked against what encloses it, every text is checked to be UTF-8, and what is skipped is verified, so a record that
 the scan takes is one that protobuf takes. A span with something unusual in it (a list where a text is wanted, an evaluation event) is
-noted as *odd* and left to the walk over protobuf objects; a record that is damaged, or may be, is left to it whole.
+noted as *odd* and left to the walk over protobuf objects; a record that is damaged, or may be, is left to it whole. What becomes of a
+span that was read stands in `otlp_commit`.
 """
 
 # ruff: noqa: PLR1714 - Numba compares faster than it looks into tuples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
@@ -101,8 +101,15 @@ def request_with_everything() -> ExportTraceServiceRequest:
 GOOD = request_with_everything().SerializeToString()
 
 
+ENDS_TOO_SOON = ExportTraceServiceRequest()
+ENDS_TOO_SOON.resource_spans.add().scope_spans.add().spans.add(start_time_unix_nano=1000, end_time_unix_nano=1).attributes.add(
+    key="gen_ai.operation.name"
+).value.string_value = "x"
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(requests(), min_size=1, max_size=3))
+@example([ENDS_TOO_SOON])
 def test_generated_requests_give_the_same_rows(batch: list[ExportTraceServiceRequest]) -> None:
     raw = RawBatch.of(Partition("t"), [r.SerializeToString() for r in batch])
     index = np.flatnonzero(raw.ends > raw.starts)
