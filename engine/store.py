@@ -6,6 +6,7 @@ become visible in their order: a reader that has seen number n never meets a sma
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from engine.store_database import StoreError, open_engine
@@ -76,7 +76,7 @@ class Store:
         """Open, and create the schema if there is none. Raises StoreError, StoreUnavailable."""
         self.engine = open_engine(url)
         self.url = self.engine.url.render_as_string(hide_password=True)
-        self._insert = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert = importlib.import_module(f"sqlalchemy.dialects.{self.engine.dialect.name}").insert
         try:
             self._create()
         except (StoreError, StoreUnavailable):

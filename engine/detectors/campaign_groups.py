@@ -15,9 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy import special
 
 from engine.detectors.campaign_signature import BLOCKS, COMPARED, SIZES, compared
 from kernels.neighbors import nearest, similar_pairs
@@ -172,6 +170,9 @@ def connected(first: np.ndarray, second: np.ndarray, n: int) -> list[np.ndarray]
     """Members of each component of more than one, of a graph of n nodes."""
     if not len(first):
         return []
+    from scipy.sparse import coo_array  # here, since a start without campaigns should not wait for it
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(n, n))
     label = connected_components(graph, directed=False)[1]
     order = np.argsort(label, kind="stable")
@@ -199,7 +200,8 @@ def log10_p(inside: int, accounts: int, known_inside: int, known: int) -> float:
     (True, True)
     """
     share = GROWTH * accounts / (GROWTH * accounts + known)
-    return float(stats.binom.logsf(inside - 1, inside + known_inside, share) / np.log(10)) if inside else 0.0
+    with np.errstate(divide="ignore"):
+        return float(np.log10(special.bdtrc(inside - 1, inside + known_inside, share))) if inside else 0.0
 
 
 def squared_mean(points: np.ndarray) -> float:

@@ -59,6 +59,11 @@ class TextView:
         starts = np.append(a["starts"], a["starts"][-1] + b["starts"][1:])
         return {"data": np.concatenate([a["data"], b["data"]]), "starts": starts}
 
+    @staticmethod
+    def distinct(rows: Reference) -> int:
+        """How many of the prompts differ."""
+        return len(np.unique(surprisal.hashes(rows["data"], rows["starts"])))
+
     def fit(self, rows: Reference, groups: np.ndarray) -> dict[str, np.ndarray]:
         """Learn from benign prompts, each distinct one once."""
         known, first = np.unique(surprisal.hashes(rows["data"], rows["starts"]), return_index=True)
@@ -118,6 +123,11 @@ class VectorView:
             return dict(b)
         return {name: np.concatenate([a[name], b[name]]) for name in ("vectors", "doubt")}
 
+    @staticmethod
+    def distinct(rows: Reference) -> int:
+        """How many vectors there are: repeats are queries like others."""
+        return len(rows["vectors"])
+
     def fit(self, rows: Reference, groups: np.ndarray) -> dict[str, np.ndarray]:
         """Learn from benign vectors, in the order in which their principals sent them."""
         vectors = rows["vectors"].astype(np.float64)
@@ -167,13 +177,15 @@ def learn(view: View, state: State, rows: Reference, slot: np.ndarray, wanted: i
 
 
 def fit_learned(view: View, state: State) -> None:
-    """Fit a view's reference from the rows put aside, and drop them. Nothing happens where there are under 100."""
+    """Fit a view's reference from the rows put aside, and drop them. Nothing happens where there are under 100; where under 100 of them
+    are distinct (a prompt that is sent again and again), they say nothing, and learning starts anew."""
     prefix = f"extraction.learning/{view.name}/"
     held = {n.removeprefix(prefix): a for n, a in state.arrays.items() if n.startswith(prefix)}
     if len(held.get("groups", ())) < 100:
         return
     groups = held.pop("groups")
-    for name, array in view.fit(held, groups).items():
+    fitted = view.fit(held, groups) if view.distinct(held) >= 100 else {}
+    for name, array in fitted.items():
         state.arrays[f"extraction.reference/{view.name}/{name}"] = array
     for name in [n for n in state.arrays if n.startswith(prefix)]:
         del state.arrays[name]

@@ -25,7 +25,7 @@ DEFAULTS: Mapping[str, Any] = {
     "auto_offset_reset": "earliest",
     "fetch_max_bytes": 32 << 20,
     "max_partition_fetch_bytes": 8 << 20,
-    "fetch_max_wait_ms": 100,
+    "fetch_max_wait_ms": 300,
     "receive_buffer_bytes": 1 << 20,
     "bootstrap_timeout_ms": 15_000,
     "reconnect_backoff_max_ms": 5_000,
