@@ -34,7 +34,8 @@ class Batch:
     `time_us`: int64[n] event time, microseconds. `offsets`: int64[n] record of each row. `late`: bool[n], rows that came after
     their time's panes were closed: per-key detectors may use them, windows over event time must not. `arrived`: bool[n] of columns that
     were made of others, whether those came (a rate needs two values of a counter, a mean something to be the mean of).
-    `partition`: where the rows came from; `age_us`: int64[n], how long after its time a row was written, -1 where that is not known.
+    `partition`: where the rows came from; `age_us`: int64[n], how long after its time a row was written, -1 where that is not known;
+    `lead_us`: int64[n], how far a row's time lies after its record was written (mostly negative), 0 where that is not known.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Batch:
         self.arrived = arrived or {}
         self.partition = ""
         self.age_us = np.full(len(time_us), -1, np.int64)
+        self.lead_us = np.zeros(len(time_us), np.int64)
         self._codes: dict[str, tuple[np.ndarray, list[str | None]]] = {}
 
     def __len__(self) -> int:

@@ -150,6 +150,7 @@ class LimitsConfig(Section):
     outbox_messages: int = Field(100_000, gt=0)
     outbox_bytes: int = Field(64 << 20, gt=0)
     future_s: float = Field(300.0, gt=0)
+    skew_s: float = Field(5.0, ge=0)
     lateness_s: float = Field(2.0, ge=0)
     idle_s: float = Field(5.0, gt=0)
     poll_bytes: int = Field(32 << 20, gt=0)
@@ -224,6 +225,11 @@ class Config(Section):
     def lateness_us(self) -> int:
         """How far a row may be behind the newest one without being late, microseconds."""
         return int(self.limits.lateness_s * 1e6)
+
+    @property
+    def skew_us(self) -> int:
+        """How far a producer's clock may be off before that is reported, microseconds."""
+        return int(self.limits.skew_s * 1e6)
 
     @property
     def future_us(self) -> int:

@@ -22,6 +22,7 @@ class Metrics:
         self.records = Counter("telltale_records", "Records polled", ["topic"], registry=r)
         self.rows = Counter("telltale_rows", "Rows that passed the schema", ["stream"], registry=r)
         self.rejected = Counter("telltale_rejected", "Records and rows rejected", ["reason"], registry=r)
+        self.clock_skew_s = Gauge("telltale_clock_skew_seconds", "Producers' clocks that are off, ahead > 0", ["producer"], registry=r)
         self.late = Counter("telltale_late_rows", "Rows older than the watermark", ["stream"], registry=r)
         self.alerts = Counter("telltale_alerts", "Alert versions published", ["detector", "status"], registry=r)
         self.triggers = Counter("telltale_triggers", "Remediation triggers published", ["action"], registry=r)

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from engine.alerts import Alert, message
 from engine.checkpoint import Checkpoints
+from engine.clocks import Clocks
 from engine.config import Config
 from engine.dead_letters import dead_letter
 from engine.finding import Detector, Scores
@@ -61,6 +62,7 @@ class Engine:
         self.workers, self.assigned, self.revoked, self.lost = handover.workers, handover.assigned, handover.revoked, handover.lost
         source.on_change(self.assigned, self.revoked, self.lost)
         self.silence, self.checkpoint_due = Silence(self.population, config.lateness_us), time.monotonic() + config.checkpoint.interval_s
+        self.clocks = Clocks(config.skew_us, metrics)
         self.rows, self.rejected, self.opened = 0, Counter[str](), Counter[str]()
 
     @property
@@ -106,6 +108,7 @@ class Engine:
             self.act(worker.name, scores, alerts, int(raw.timestamps_ms.min()))
             self.rows += len(batch)
             self.metrics.took(batch)
+            self.clocks.observe(batch)
         self.reject(worker.name, decoded.rejects)
         worker.next_offset = raw.resume_at
         self.population.heard_from(worker)

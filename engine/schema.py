@@ -24,7 +24,8 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
 
     A row is rejected when a value can't be cast, a required value is null, or its time is more than `future_us` after the record's
     own timestamp. A row older than the stream's watermark is late: it is kept, its time is moved up to the watermark, and the
-    batch marks it. Advances the watermark, row by row, so that cutting rows into batches differently changes nothing.
+    batch marks it. Advances the watermark, row by row, so that cutting rows into batches differently changes nothing; but not past
+    the record's own timestamp, so a producer whose clock is ahead makes no other's rows late.
     """
     if not rows.table.num_rows:
         return None, []
@@ -42,11 +43,13 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
         if not len(keep):
             return None, rejects
     before = state.watermarks.get(rows.stream, NEVER)
-    running = np.maximum.accumulate(np.concatenate([[before], time_us - lateness_us]))
+    reached = np.where(stamped >= 0, np.minimum(time_us, stamped * 1000 + 999), time_us)
+    running = np.maximum.accumulate(np.concatenate([[before], reached - lateness_us]))
     state.watermarks[rows.stream] = int(running[-1])
     bound = np.maximum(running[:-1], state.closed_us)
     late = time_us < bound
     batch = Batch(rows.stream, table, np.where(late, bound, time_us), offsets, late)
+    batch.lead_us = np.where(stamped >= 0, time_us - stamped * 1000, 0)
     batch.partition, batch.age_us = str(raw.partition), np.where(stamped >= 0, np.maximum(stamped * 1000 - time_us, 0), -1)
     return batch, rejects
 

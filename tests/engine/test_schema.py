@@ -5,6 +5,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.clocks import LIMIT, Clocks
+from engine.metrics import Metrics
 from engine.schema import align
 from engine.state import State
 from streams.records import Partition, RawBatch, Rows
@@ -54,11 +56,46 @@ def test_a_missing_required_column_rejects_all_rows():
 
 def test_a_time_ahead_of_its_record_is_rejected_and_moves_no_watermark():
     state = State()
-    source = rows_of({"time": times(100, 9_999_999, 101), "host": ["a"] * 3, "device": ["x"] * 3}, stamped_ms=100_000)
+    source = rows_of({"time": times(99, 9_999_999, 100), "host": ["a"] * 3, "device": ["x"] * 3}, stamped_ms=100_000)
     batch, rejects = align(*source, state, 60 * S, 0)
     assert [r.reason for r in rejects] == ["time"]
-    assert batch.time_us.tolist() == [100 * S, 101 * S]
-    assert state.watermarks["hardware"] == 101 * S
+    assert batch.time_us.tolist() == [99 * S, 100 * S]
+    assert state.watermarks["hardware"] == 100 * S
+
+
+def test_a_producer_whose_clock_is_ahead_makes_no_other_s_rows_late_and_is_named():
+    state, metrics = State(), Metrics()
+    clocks = Clocks(5 * S, metrics)
+    for second in range(100, 110):
+        columns = {
+            "time": times(second, second + 200, second - 1, second - 90),
+            "host": ["good", "ahead", "good", "behind"],
+            "device": ["x"] * 4,
+        }
+        batch, rejects = align(*rows_of(columns, stamped_ms=second * 1000), state, 300 * S, 2 * S)
+        assert rejects == []
+        assert batch.late.tolist() == [False, False, False, True]
+        clocks.observe(batch)
+        skew = {m.labels["producer"]: m.value for m in next(iter(metrics.clock_skew_s.collect())).samples}
+        assert skew["ahead"] == 200 and -91 < skew["behind"] < -85 and len(skew) == 2
+    assert state.watermarks["hardware"] == 107 * S + 999
+    columns = {"time": times(110, 110), "host": ["ahead", "behind"], "device": ["x"] * 2}
+    clocks.observe(align(*rows_of(columns, stamped_ms=110_000), state, 300 * S, 2 * S)[0])
+    assert clocks.off == {}
+
+
+def test_a_replay_of_old_rows_is_no_skew():
+    clocks = Clocks(5 * S, Metrics())
+    columns = {"time": times(*range(100)), "host": ["a", "b"] * 50, "device": ["x"] * 100}
+    clocks.observe(align(*rows_of(columns, stamped_ms=9_000_000), State(), S, 2 * S)[0])
+    assert clocks.off == {}
+
+
+def test_names_without_end_are_not_all_reported():
+    clocks = Clocks(5 * S, Metrics())
+    columns = {"time": times(*[300] * 500), "host": [f"h{i}" for i in range(500)], "device": ["x"] * 500}
+    clocks.observe(align(*rows_of(columns, stamped_ms=100_000), State(), 300 * S, 2 * S)[0])
+    assert len(clocks.off) == LIMIT
 
 
 def test_late_rows_are_moved_up_and_marked():
