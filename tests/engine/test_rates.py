@@ -1,16 +1,22 @@
 """Rates: finds what left its usual share, tells since when, and is silent on what did not, whatever cuts, partitions and correlation."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
+from engine.batch import Batch
 from engine.bounded import CONFIDENCE, Quantity, bounds, learn
 from engine.config import ConfigError, parse
 from engine.detectors.rates import Objective, Rates, RatesSettings
 from engine.evidence import WEEK_US, Budget
 from engine.finding import Context
+from engine.population import Population
+from engine.snapshot import pack, unpack
+from engine.worker import Worker
+from streams.records import Partition
 from tests.engine.population_runs import S, flat, opened, run
 
 
@@ -158,3 +164,29 @@ def test_a_number_that_never_varies_has_no_room_to_alarm():
     cells = np.column_stack([np.arange(3000), np.full(3000, 300), np.ones(3000, np.int64)])
     null = learn(Quantity("x", "x", "both", (0.5, 0.9)), cells, 1.5)
     assert null.mean == (0.0, 0.0) and null.fall == (0.0, 0.0) and 0 < null.rise[0] < 0.01
+
+
+def test_a_restart_goes_on_where_it_was():
+    """Everything the detector knows is in the state: a checkpoint in the middle changes nothing."""
+    columns, time_us = joined(traffic(3000, 13), traffic(1500, 14, errors=0.2, slower=4.0)), np.arange(4500) * S // 4
+
+    def play(restart_at: int | None):
+        detector, out = rates(), []
+        worker = Worker(Partition("t", 0), {"rates": detector}, "", None, {})
+        population = Population({"rates": detector}, "", None, S, 2 * S, 1e9)
+        for first in range(0, 4500, 500):
+            if first == restart_at:
+                kept = [unpack(pack(one.snapshot([])), None) for one in (worker, population)]
+                detector = rates()
+                worker = Worker(Partition("t", 0), {"rates": detector}, "", kept[0], {})
+                population = Population({"rates": detector}, "", kept[1], S, 2 * S, 1e9)
+            population.heard_from(worker)
+            part = slice(first, first + 500)
+            table = pa.RecordBatch.from_pydict({k: pa.array(v[part]) for k, v in columns.items()})
+            worker.observe(Batch("inference", table, time_us[part], np.arange(first, first + 500)))
+            worker.state.watermarks["inference"] = int(time_us[first + 499]) - 2 * S
+            out += population.advance([worker], lambda partition: 1)[1]
+        return [(a.id, a.status, a.sequence, a.score) for a in out]
+
+    whole = play(None)
+    assert whole and play(1000) == whole and play(3500) == whole
