@@ -143,7 +143,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     *_rows(SEMCONV, "1.41.1", [
         ("operation", "gen_ai.operation.name"), ("provider", "gen_ai.provider.name"),
         ("session", "gen_ai.conversation.id session.id"),
-        ("agent", "gen_ai.agent.name gen_ai.agent.id"), ("tool", "gen_ai.tool.name"),
+        ("agent", "gen_ai.agent.name gen_ai.agent.id gen_ai.workflow.name"), ("tool", "gen_ai.tool.name"),
         ("model", "gen_ai.request.model gen_ai.response.model"),
         ("max_tokens", "gen_ai.request.max_tokens"), ("temperature", "gen_ai.request.temperature"), ("top_p", "gen_ai.request.top_p"),
         ("top_k", "gen_ai.request.top_k"), ("choices", "gen_ai.request.choice.count"), ("stream", "gen_ai.request.stream"),
@@ -172,6 +172,12 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         ("tool", "tool.name"), ("arguments", "tool.parameters"), ("definition", "tool.description"), ("agent", "agent.name"),
         ("prompt", "input.value"), ("result", "output.value"), ("top_score", "retrieval.documents.0.document.score"),
     ]),
+    *_rows("OpenLLMetry", "0.40", [
+        ("kind", "traceloop.span.kind llm.request.type"), ("session", "traceloop.association.properties.session_id"),
+        ("principal", "traceloop.association.properties.user_id"), ("agent", "traceloop.workflow.name"),
+        ("arguments", "traceloop.entity.input"), ("result", "traceloop.entity.output"),
+        ("cached_tokens", "gen_ai.usage.cache_read_input_tokens"), ("stream", "gen_ai.is_streaming llm.is_streaming"),
+    ]),
     *_rows("vLLM tracing", "0.6", [
         ("ttft_s", "gen_ai.latency.time_to_first_token"), ("choices", "gen_ai.request.n"),
     ]),
@@ -196,5 +202,8 @@ OPERATIONS: dict[str, str] = {
 SPAN_KINDS: dict[str, str] = {
     "LLM": "chat", "EMBEDDING": "embeddings", "TOOL": "execute_tool", "AGENT": "invoke_agent", "RETRIEVER": "retrieval",
     "CHAIN": "invoke_workflow", "RERANKER": "retrieval", "GUARDRAIL": "invoke_workflow", "PROMPT": "invoke_workflow",
+    "tool": "execute_tool", "agent": "invoke_agent", "workflow": "invoke_workflow", "task": "invoke_workflow",
+    "completion": "text_completion", "embedding": "embeddings", "rerank": "retrieval",
 }  # fmt: skip
-"""Operations of OpenInference's span kinds. EVALUATOR is left out: its result comes as an evaluation event."""
+"""Operations of OpenInference's span kinds (capitals) and of OpenLLMetry's span kinds and request types. EVALUATOR is left out: its result
+comes as an evaluation event."""

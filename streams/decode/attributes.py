@@ -17,6 +17,8 @@ import pyarrow as pa
 from streams import names
 
 EVALUATION = "gen_ai.evaluation.result"
+DETAILS = "gen_ai.client.inference.operation.details"
+"""The event that has all of an inference's attributes; one within a span repeats what the span says."""
 XID_LINE = re.compile(r"\b(?:NVRM: Xid|nvidia-nvswitch\d*: SXid) \((?:PCI:)?([^)]*)\)")
 HOSTS = (
     "host.name", "host_name", "Hostname", "hostname", "k8s.node.name", "k8s_node_name", "node", "host.id", "host_id", "instance",

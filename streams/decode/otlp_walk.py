@@ -76,7 +76,8 @@ def traces(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
 
 
 def logs(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
-    """Evaluation events to `evaluation`, kernel lines about XIDs to `hardware`; other records are nobody's."""
+    """Evaluation events to `evaluation`, inferences told by an event outside any span to their stream, kernel lines about XIDs to
+    `hardware`; other records are nobody's."""
     for group in request.resource_logs:
         resource = attributes_of(group.resource.attributes)
         for scope in group.scope_logs:
@@ -85,5 +86,8 @@ def logs(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
                 time_ns = record.time_unix_nano or record.observed_time_unix_nano
                 if meaning.EVALUATION in (record.event_name, own.get("event.name")):
                     out.add("evaluation", meaning.evaluation_row(own, own, resource, time_ns) | identifiers(record), offset)
+                elif meaning.DETAILS in (record.event_name, own.get("event.name")) and len(record.span_id) != 8:
+                    if found := meaning.span_row(own, resource, fmt.principal, 0, time_ns, None):
+                        out.add(found[0], found[1] | identifiers(record), offset)
                 elif (row := meaning.log_row(body, own, resource, time_ns)) is not None:
                     out.add("hardware", row, offset)
