@@ -26,7 +26,7 @@ import snappy
 import zstandard
 from kafka.codec import snappy_decode
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import CorruptRecordError, KafkaConnectionError
+from kafka.errors import CorruptRecordError, KafkaConnectionError, KafkaError
 from kafka.net.transport import KafkaTCPTransport
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record.default_records import DefaultRecordBatch
@@ -187,6 +187,8 @@ def decompressed(data: bytes, codec: int, limit: int) -> bytes:
         elif codec == DefaultRecordBatch.CODEC_ZSTD:
             with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
                 out = reader.read(limit + 1)
+        elif codec != DefaultRecordBatch.CODEC_SNAPPY:
+            raise CorruptRecordError(f"codec {codec} is not known")
         elif snappy_bytes(data) > limit:
             raise TooLargeError
         else:
@@ -320,7 +322,7 @@ def read(partition: Partition, batches: Sequence[Whole]) -> list[RawBatch]:
         if any(b.offset <= a.offset for a, b in itertools.pairwise(records)) or any(r.offset < batches[0].first_offset for r in records):
             raise CorruptRecordError("its records are not in the order of their offsets")
         return [stock(partition, records, batches[0].next_offset, batches[0].wanted)]
-    except (CorruptRecordError, ValueError) as error:
+    except (KafkaError, ValueError) as error:
         return [refusal(partition, batches[0], "kafka", str(error))]
 
 
