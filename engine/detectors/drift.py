@@ -194,7 +194,7 @@ class Drift:
         mixes = [
             drift_finding.mix(column, windows.counts[at], one, reference, 10**-threshold)
             for column, one in zip(self.settings.segments, expected[1:], strict=False)
-            if one[BINS] > 0
+            if one[BINS] > 0 and not series.endswith(f"/{column}")
         ]
         unseen = state.records.get("drift.unseen", {}).get(series, {})
         named = sorted(word for word, last_us in unseen.items() if last_us >= windows.since_us[at])

@@ -70,6 +70,7 @@ def test_a_change_of_mix_is_told_as_one():
     alerts, scores, _ = by_region(joined(mixed(5000, 0.7, generator), mixed(2500, 0.2, generator)))
     found = {a.key: a for a in opened(alerts)}
     assert set(found) == {"m/feature.x", "m/feature.region"}  # and no segment of its own
+    assert found["m/feature.region"].title == "feature.region of m drifted from its reference"
     (mix,) = found["m/feature.x"].evidence["mix"]
     assert mix["explains"] and mix["mix_total_variation"] > 2 * mix["within_total_variation"]
     assert found["m/feature.x"].labels["kind"] == "mix" and "mix" in found["m/feature.x"].title
