@@ -18,6 +18,7 @@ import pytest
 
 from tests.e2e.service import QUIET, Service, alerts, committed, produce, until
 from tests.support.kafka import Cluster, unique_group
+from tests.support.s3 import s3
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 T0 = 1_760_000_000_000_000
@@ -195,3 +196,23 @@ def test_each_version_is_published_once_through_kills_and_rebalances(kafka, grou
     assert len(ids) >= total / 2
     assert {i: n for i, n in ids.items() if n > 1} == {}
     assert [m.stop() for m in members] == [0, 0], "".join(m.said() for m in members)
+
+
+def test_a_restart_goes_on_from_a_bucket(kafka, tmp_path, monkeypatch):
+    topic = kafka.topic(1)
+    with s3() as options:
+        monkeypatch.setenv("TEST_S3_KEY", options.pop("aws_secret_access_key"))
+        place = {"dir": "s3://checkpoints/a/b", "interval_s": 0.5, "options": options | {"aws_secret_access_key": "env:TEST_S3_KEY"}}
+        one = Service(tmp_path, kafka, [{"name": topic, "stream": "hardware"}], detectors=QUIET, checkpoint=place).start()
+        try:
+            produce(kafka, topic, rows(0, 100))
+            until(lambda: keys(one) == expected(100), "the first alerts", one)
+            time.sleep(2.0)
+            one.kill()
+            produce(kafka, topic, rows(100, 100))
+            one.start()
+            until(lambda: keys(one) == expected(200), "the alerts after the restart", one)
+            assert re.findall(rf"assigned {topic}-0, from (\d+)", " ".join(one.said().split())) == ["100"]
+            assert one.stop() == 0, one.said()
+        finally:
+            one.close()
