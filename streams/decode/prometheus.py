@@ -124,18 +124,18 @@ def add_samples(
     problems: list[tuple[int, str]] = []
     numbers: dict[tuple[bytes, int], tuple[int, dict[str, str]]] = {}
     untimed = 0
-    for k, (n0, n1, l0, l1, v0, v1, t0, t1) in enumerate((rows - start).tolist()):
+    for k, (n0, n1, l0, l1, v0, v1, t0, t1) in enumerate(np.where(rows < 0, -1, rows - start).tolist()):
         known = WIRE.get(value[n0:n1])
         if known is None:
             continue
         metric, cell = known
         try:
             number = float(value[v0:v1])
-            time_us = stamp_us if rows[k, 6] < 0 else moment(value[t0:t1], open_metrics)
+            time_us = stamp_us if t0 < 0 else moment(value[t0:t1], open_metrics)
             if time_us < 0:
                 untimed += 1
                 continue
-            labels = b"" if rows[k, 2] < 0 else value[l0:l1]
+            labels = b"" if l0 < 0 else value[l0:l1]
             found = numbers.get((labels, time_us))
             if found is None:
                 own, place = (labelled if len(labels) <= LONGEST_KEPT else labelled.__wrapped__)(labels, outer)

@@ -86,6 +86,21 @@ def test_raw_batches_hold_what_the_stock_consumer_gives(kafka: Cluster, codec: s
 
 
 @pytest.mark.kafka
+def test_the_broker_says_whether_all_was_read(kafka: Cluster) -> None:
+    topic = kafka.topic(1)
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
+    source = KafkaSource(kafka.bootstrap, unique_group(), [topic])
+    assigned, _ = watched(source)
+    for _ in range(2):
+        producer.send(topic, b"x").get(10)
+        assert not any(source.caught_up(p) for p in assigned)  # nothing is assigned the first time
+        read(source, 1)
+        assert source.caught_up(Partition(topic))
+    producer.close()
+    source.close()
+
+
+@pytest.mark.kafka
 @pytest.mark.parametrize("raw", [True, False])
 def test_reading_goes_on_where_it_is_told(kafka: Cluster, raw: bool) -> None:
     topic = kafka.topic(1)
