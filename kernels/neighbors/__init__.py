@@ -69,7 +69,7 @@ def nearest(queries, reservoir, k: int, *, segments=None, starts=None) -> Neares
     out = Nearest(np.full((n, k), np.inf, np.float32), np.full((n, k), -1, np.int32))
     if n and m:
         order = np.argsort(segments, kind="stable")
-        cpu.nearest(queries, reservoir, np.ascontiguousarray(reservoir.T), order, segments, starts, *out)
+        cpu.nearest(queries, reservoir, order, segments, starts, *out)
     return out
 
 
@@ -85,14 +85,15 @@ def similar_pairs(signatures, least: float, *, limit: int = 1_000_000) -> Pairs:
     from kernels.neighbors import cpu
 
     check_rows(signatures, "signatures")
-    unit = unit_rows(signatures)
-    counts = cpu.count_pairs(unit, np.ascontiguousarray(unit.T), np.float32(least))
+    unit, there = unit_rows(signatures)
+    blocks = cpu.blocks_of(unit)
+    counts = cpu.count_pairs(unit, there, blocks, np.float32(least))
     ends = np.cumsum(counts)
     found = int(ends[-1]) if len(ends) else 0
     kept = min(found, limit)
     pairs = Pairs(np.empty(kept, np.int32), np.empty(kept, np.int32), np.empty(kept, np.float32), found)
     if kept:
-        cpu.write_pairs(unit, np.ascontiguousarray(unit.T), np.float32(least), ends - counts, *pairs[:3])
+        cpu.write_pairs(unit, there, blocks, np.float32(least), ends - counts, *pairs[:3])
     return pairs
 
 
@@ -115,10 +116,10 @@ def banded_pairs(
     check_rows(signatures, "signatures")
     if not 1 <= bits <= 32 or bands < 1 or widest < 1:
         raise ValueError(f"bits must be 1 to 32, bands and widest positive, not {bits}, {bands}, {widest}")
-    unit = unit_rows(signatures)
+    unit, there = unit_rows(signatures)
     n, d = unit.shape
     directions = np.random.default_rng(seed).standard_normal((d, bands * bits)).astype(np.float32)
-    codes = cpu.band_codes(unit, directions, bands, bits)
+    codes = cpu.band_codes(unit, there, directions, bands, bits)
     keys = [np.empty(0, np.int64)]
     for band in range(bands):
         order = np.argsort(codes[:, band], kind="stable")
@@ -138,11 +139,11 @@ def recall(cosine: float, bands: int = 24, bits: int = 16) -> float:
     return float(1 - (1 - agree**bits) ** bands)
 
 
-def unit_rows(signatures: np.ndarray) -> np.ndarray:
-    """Rows divided by their length; zero where that makes no sense."""
+def unit_rows(signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows divided by their length, zero where that makes no sense; and bool[n], where it does."""
     norm = np.sqrt(np.einsum("ij,ij->i", signatures, signatures, dtype=np.float64))
     fit = np.isfinite(norm) & (norm > 0)
-    return np.where(fit[:, None], signatures, 0) / np.where(fit, norm, 1).astype(np.float32)[:, None]
+    return np.where(fit[:, None], signatures, 0) / np.where(fit, norm, 1).astype(np.float32)[:, None], fit
 
 
 def check_rows(rows, name: str) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from kernels.rff.cpu import products
+from kernels.rff.cpu import COLUMNS, packed, products
 
-COLUMNS = 128
 ROWS = 4
 TASK = 64  # queries of a task
 
@@ -57,9 +56,23 @@ def settle(query, reservoir, distance, index):
         index[i] = at
 
 
+@njit(nogil=True, cache=True)
+def blocks_of(rows):
+    """float32 [blocks, d, 128]: 128 rows as columns, one block after the other; zeros at the end."""
+    n, dims = rows.shape
+    blocks = (n + COLUMNS - 1) // COLUMNS
+    out = np.zeros((blocks, dims, COLUMNS), np.float32)
+    for i in range(n):
+        block, j = i // COLUMNS, i % COLUMNS
+        for k in range(dims):
+            out[block, k, j] = rows[i, k]
+    return out
+
+
 @njit(nogil=True, cache=True, parallel=True)
-def nearest(queries, reservoir, columns, order, segments, starts, distance, index):
-    """Queries in the order of their segments; `columns` is the reservoir transposed."""
+def nearest(queries, reservoir, order, segments, starts, distance, index):
+    """Queries in the order of their segments."""
+    blocks = blocks_of(reservoir)
     norms = squared_norms(reservoir)
     own = squared_norms(queries)
     n = len(order)
@@ -78,9 +91,11 @@ def nearest(queries, reservoir, columns, order, segments, starts, distance, inde
             at += filled
             if segment < 0:
                 continue
-            for first in range(starts[segment], starts[segment + 1], COLUMNS):
-                width = min(COLUMNS, starts[segment + 1] - first)
-                products(queries, quad, columns, first, width, dots)
+            first, stop = starts[segment], starts[segment + 1]
+            while first < stop:
+                block, inside = first // COLUMNS, first % COLUMNS
+                width = min(COLUMNS - inside, stop - first)
+                products(queries, quad, blocks[block], inside, width, dots)
                 for r in range(filled):
                     i = quad[r]
                     if not own[i] < np.inf:
@@ -91,13 +106,14 @@ def nearest(queries, reservoir, columns, order, segments, starts, distance, inde
                         if value < worst:
                             insert(value, first + j, distance[i], index[i])
                             worst = distance[i, -1]
+                first += width
             for r in range(filled):
                 settle(queries[quad[r]], reservoir, distance[quad[r]], index[quad[r]])
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def count_pairs(unit, columns, least):
-    """int64[n]: later rows that each row is like."""
+def count_pairs(unit, there, blocks, least):
+    """int64[n]: later rows that each row is like. there: bool[n], rows that can be like others; blocks: of `blocks_of`."""
     n = len(unit)
     counts = np.zeros(n, np.int64)
     for task in prange((n + ROWS - 1) // ROWS):
@@ -106,17 +122,18 @@ def count_pairs(unit, columns, least):
         filled = min(ROWS, n - task * ROWS)
         for first in range(task * ROWS // COLUMNS * COLUMNS, n, COLUMNS):
             width = min(COLUMNS, n - first)
-            products(unit, quad, columns, first, width, dots)
+            products(unit, quad, blocks[first // COLUMNS], 0, width, dots)
             for r in range(filled):
-                hits = 0
-                for j in range(width):
-                    hits += (dots[r, j] >= least) & (first + j > quad[r])
-                counts[quad[r]] += hits
+                if there[quad[r]]:
+                    hits = 0
+                    for j in range(width):
+                        hits += (dots[r, j] >= least) & (first + j > quad[r]) & there[first + j]
+                    counts[quad[r]] += hits
     return counts
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def write_pairs(unit, columns, least, places, first_out, second_out, similarity):
+def write_pairs(unit, there, blocks, least, places, first_out, second_out, similarity):
     """The pairs of row i from places[i] on, as far as there is room."""
     n = len(unit)
     room = len(first_out)
@@ -129,10 +146,10 @@ def write_pairs(unit, columns, least, places, first_out, second_out, similarity)
         at = places[quad].copy()
         for first in range(task * ROWS // COLUMNS * COLUMNS, n, COLUMNS):
             width = min(COLUMNS, n - first)
-            products(unit, quad, columns, first, width, dots)
+            products(unit, quad, blocks[first // COLUMNS], 0, width, dots)
             for r in range(filled):
                 for j in range(width):
-                    if dots[r, j] >= least and first + j > quad[r]:
+                    if dots[r, j] >= least and first + j > quad[r] and there[quad[r]] and there[first + j]:
                         if at[r] < room:
                             first_out[at[r]] = quad[r]
                             second_out[at[r]] = first + j
@@ -141,20 +158,24 @@ def write_pairs(unit, columns, least, places, first_out, second_out, similarity)
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def band_codes(unit, directions, bands, bits):
-    """int64[n, bands]: signs along the directions, `bits` of them a number; -1 for rows without length."""
+def band_codes(unit, there, directions, bands, bits):
+    """int64[n, bands]: signs along the directions, `bits` of them a number; -1 for rows that are like nobody."""
     n = len(unit)
-    codes = np.empty((n, bands), np.int64)
+    codes = np.zeros((n, bands), np.int64)
+    blocks = packed(directions)
     for task in prange((n + ROWS - 1) // ROWS):
-        dots = np.empty((ROWS, bits), np.float32)
+        dots = np.empty((ROWS, COLUMNS), np.float32)
         quad = np.minimum(task * ROWS + np.arange(ROWS), n - 1)
-        for band in range(bands):
-            products(unit, quad, directions, band * bits, bits, dots)
+        for first in range(0, bands * bits, COLUMNS):
+            width = min(COLUMNS, bands * bits - first)
+            products(unit, quad, blocks[first // COLUMNS], 0, width, dots)
             for r in range(min(ROWS, n - task * ROWS)):
-                code = np.int64(0)
-                for b in range(bits):
-                    code = 2 * code + (dots[r, b] > 0)
-                codes[quad[r], band] = code if unit[quad[r]].any() else -1
+                for j in range(width):
+                    band = (first + j) // bits
+                    codes[quad[r], band] = 2 * codes[quad[r], band] + (dots[r, j] > 0)
+        for r in range(min(ROWS, n - task * ROWS)):
+            if not there[quad[r]]:
+                codes[quad[r]] = -1
     return codes
 
 

@@ -45,9 +45,22 @@ def bfloat16(x: np.ndarray) -> np.ndarray:
     return ((bits + (odd + np.uint32(0x7FFF))) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
+@njit(nogil=True, cache=True)
+def packed(w):
+    """float32 [blocks, d, 128] of w [d, columns]: 128 columns one after the other, so that a block fills whole pages; zeros at the end."""
+    dims, half = w.shape
+    blocks = (half + COLUMNS - 1) // COLUMNS
+    out = np.zeros((blocks, dims, COLUMNS), np.float32)
+    for block in range(blocks):
+        width = min(COLUMNS, half - block * COLUMNS)
+        for k in range(dims):
+            out[block, k, :width] = w[k, block * COLUMNS : block * COLUMNS + width]
+    return out
+
+
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def products(x, rows, w, first, width, turns):
-    """turns[r, :width] = x[rows[r]] @ w[:, first:first + width] for four rows, dimensions one after the other, two at a time."""
+    """turns[r, :width] = x[rows[r]] @ w[:, first:first + width] for four rows, dimensions one after the other, four at a time."""
     a0, a1, a2, a3 = x[rows[0]], x[rows[1]], x[rows[2]], x[rows[3]]
     t0, t1, t2, t3 = turns[0, :width], turns[1, :width], turns[2, :width], turns[3, :width]
     t0[:] = ZERO
@@ -55,22 +68,22 @@ def products(x, rows, w, first, width, turns):
     t2[:] = ZERO
     t3[:] = ZERO
     dims = x.shape[1]
-    even = dims - dims % 2
-    for k in range(0, even, 2):
+    whole = dims - dims % 4
+    for k in range(0, whole, 4):
+        u0, u1 = w[k, first : first + width], w[k + 1, first : first + width]
+        u2, u3 = w[k + 2, first : first + width], w[k + 3, first : first + width]
+        for j in range(width):
+            t0[j] = t0[j] + a0[k] * u0[j] + a0[k + 1] * u1[j] + a0[k + 2] * u2[j] + a0[k + 3] * u3[j]
+            t1[j] = t1[j] + a1[k] * u0[j] + a1[k + 1] * u1[j] + a1[k + 2] * u2[j] + a1[k + 3] * u3[j]
+            t2[j] = t2[j] + a2[k] * u0[j] + a2[k + 1] * u1[j] + a2[k + 2] * u2[j] + a2[k + 3] * u3[j]
+            t3[j] = t3[j] + a3[k] * u0[j] + a3[k + 1] * u1[j] + a3[k + 2] * u2[j] + a3[k + 3] * u3[j]
+    for k in range(whole, dims):
         u = w[k, first : first + width]
-        v = w[k + 1, first : first + width]
         for j in range(width):
-            t0[j] = t0[j] + a0[k] * u[j] + a0[k + 1] * v[j]
-            t1[j] = t1[j] + a1[k] * u[j] + a1[k + 1] * v[j]
-            t2[j] = t2[j] + a2[k] * u[j] + a2[k + 1] * v[j]
-            t3[j] = t3[j] + a3[k] * u[j] + a3[k + 1] * v[j]
-    if even < dims:
-        u = w[even, first : first + width]
-        for j in range(width):
-            t0[j] += a0[even] * u[j]
-            t1[j] += a1[even] * u[j]
-            t2[j] += a2[even] * u[j]
-            t3[j] += a3[even] * u[j]
+            t0[j] += a0[k] * u[j]
+            t1[j] += a1[k] * u[j]
+            t2[j] += a2[k] * u[j]
+            t3[j] += a3[k] * u[j]
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
@@ -93,7 +106,8 @@ def fold(x, slots, w, sums, counts):
     for i in rows:
         counts[slots[i]] += 1
     half = w.shape[1]
-    for task in prange((half + COLUMNS - 1) // COLUMNS):
+    blocks = packed(w)
+    for task in prange(len(blocks)):
         first = task * COLUMNS
         width = min(COLUMNS, half - first)
         turns = np.empty((ROWS, COLUMNS), np.float32)
@@ -102,7 +116,7 @@ def fold(x, slots, w, sums, counts):
             filled = min(ROWS, len(rows) - start)
             for r in range(ROWS):
                 quad[r] = rows[start + min(r, filled - 1)]  # the last rows again where there are no four
-            products(x, quad, w, first, width, turns)
+            products(x, quad, blocks[task], 0, width, turns)
             for r in range(filled):
                 state = sums[slots[quad[r]]]
                 add_features(turns[r, :width], state[first : first + width], state[half + first : half + first + width])

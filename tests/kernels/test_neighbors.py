@@ -66,6 +66,21 @@ def test_similar_pairs_agree_with_the_oracle(n, d, least, seed):
     assert_close("neighbors", np.array([found[p] for p in common]), np.array([expected[p] for p in common]))
 
 
+@pytest.mark.parametrize("least", [0.0, -0.3, -1.01])
+@pytest.mark.parametrize("n", [0, 1, 2, 131])
+def test_rows_without_length_are_like_nobody_whatever_is_asked_for(least, n):
+    x = rows(n, 6, 21)
+    x[::3] = 0
+    x[1::7, 2] = np.nan
+    expected = naive.pairs(x, least)
+    got = similar_pairs(x, least)
+    found = set(zip(got.first.tolist(), got.second.tolist(), strict=True))
+    assert {p for p, c in expected.items() if c > least + 1e-6} <= found <= set(naive.pairs(x, least - 1e-6))
+    assert got.found == len(found)
+    banded = banded_pairs(x, least, bands=2, bits=1, widest=n + 1)
+    assert set(zip(banded.first.tolist(), banded.second.tolist(), strict=True)) <= set(naive.pairs(x, least - 1e-6))
+
+
 def test_a_limit_keeps_the_first_pairs_and_counts_them_all():
     x = np.ones((40, 8), np.float32)
     got = similar_pairs(x, 0.9, limit=50)
@@ -78,11 +93,11 @@ def test_a_limit_keeps_the_first_pairs_and_counts_them_all():
 
 @pytest.mark.parametrize("room", [1, 200, 10_000])
 def test_every_kept_pair_is_written_and_nothing_beyond(room):
-    unit = unit_rows(rows(131, 5, 8))
-    columns, least = np.ascontiguousarray(unit.T), np.float32(0.5)
-    counts = cpu.count_pairs(unit, columns, least)
+    unit, there = unit_rows(rows(131, 5, 8))
+    blocks, least = cpu.blocks_of(unit), np.float32(0.5)
+    counts = cpu.count_pairs(unit, there, blocks, least)
     first, second, similarity = np.full(room, -7, np.int32), np.full(room, -7, np.int32), np.full(room, np.nan, np.float32)
-    cpu.write_pairs(unit, columns, least, np.cumsum(counts) - counts, first, second, similarity)
+    cpu.write_pairs(unit, there, blocks, least, np.cumsum(counts) - counts, first, second, similarity)
     kept = min(room, int(counts.sum()))
     expected = similar_pairs(unit, 0.5, limit=kept)
     for got, want, poison in zip((first, second, similarity), expected[:3], (-7, -7, np.nan), strict=True):
