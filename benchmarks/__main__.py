@@ -55,7 +55,11 @@ def main() -> int:
         python = ROOT / ".venv-peers" / "bin" / "python"
         if not python.exists():
             parser.error(f"{python} is not there: see benchmarks/README.md")
-        peers = json.loads(subprocess.run([python, ROOT / "benchmarks" / "peers" / "run.py"], stdout=subprocess.PIPE, check=True).stdout)
+        script = ROOT / "benchmarks" / "peers" / "run.py"
+        peers = json.loads(subprocess.run([python, script], stdout=subprocess.PIPE, check=True).stdout)
+        alibi = ROOT / ".venv-alibi" / "bin" / "python"
+        if alibi.exists():  # an environment of its own, since it needs an older NumPy
+            peers += json.loads(subprocess.run([alibi, script, "mmd"], stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
     result = {
         "machine": f"{processor()}, {numba.get_num_threads()} threads",
         "load_average": os.getloadavg()[0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from benchmarks.peers import work
 from engine.detectors.drift_statistics import distances
 from kernels import cardinality, neighbors, profile, rff
 from kernels.evidence import BETS, bets_for, evidence
+from kernels.textsketch import textsketch
 
 
 def psi(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -60,6 +62,20 @@ def distance_differs(peer: dict[str, Any]) -> float:
     )
 
 
+def windows_of_mmd(n: int) -> Callable[[], None]:
+    """MMD against a reference of 1,000 rows after each window of rows, which is when the engine asks for it; 4,096 features."""
+    rows, reference = work.embeddings(n, work.DIMS, 10), work.embeddings(1000, work.DIMS, 9)
+    w = rff.frequencies(work.DIMS, 4096, sigma=work.DIMS**0.5)
+    known = rff.rff(reference, np.zeros(len(reference), np.int32), w, *rff.empty(1))
+
+    def call() -> None:
+        for start in range(0, n, work.WINDOW):
+            part = rows[start : start + work.WINDOW]
+            rff.mmd2(*rff.rff(part, np.zeros(len(part), np.int32), w, *rff.empty(1)), *known)
+
+    return call
+
+
 def rates() -> dict[str, float]:
     """Items a second by the peer's name."""
     reference, current = work.reference(), work.current()
@@ -73,7 +89,11 @@ def rates() -> dict[str, float]:
     rows, keys = work.embeddings(20_000, 384, 5), np.zeros(20_000, np.int32)
     w, sums = rff.frequencies(384, 1024, sigma=384**0.5), rff.empty(1, 1024)
     queries, reservoir = work.embeddings(2_000, 256, 6), work.embeddings(20_000, 256, 7)
+    texts = work.texts(1000)
+    data, offsets = np.frombuffer(b"".join(texts), np.uint8), np.cumsum([0, *map(len, texts)])
     return {
+        "datasketch MinHash": len(texts) / best_of(lambda: textsketch(data, offsets, hashes=32)),
+        "alibi-detect online MMD": 1000 / best_of(windows_of_mmd(1000), rounds=5),
         "scikit-learn RBFSampler + mean": len(rows) / best_of(lambda: rff.rff(rows, keys, w, *sums), rounds=3),
         "scikit-learn NearestNeighbors": len(queries) / best_of(lambda: neighbors.nearest(queries, reservoir, 50), rounds=3),
         "Evidently distances": 1 / best_of(lambda: distances(*work.histograms(), np.arange(18.0))),

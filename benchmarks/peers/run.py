@@ -1,10 +1,11 @@
-"""Time the peers and print JSON: name, items a second, and for PSI the answers. Run by the peers' own Python (see README.md)."""
+"""Time the peers and print JSON: name, items a second, and for PSI the answers. Run by the peers' own Python (see README.md); `run.py mmd` by that of alibi-detect."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,33 @@ def datasketch_sketches(n: int = 100_000) -> list[dict]:
     return [timed("datasketch HyperLogLog", n, call)]
 
 
+def datasketch_minhash(n: int = 1000) -> dict:
+    """MinHash of each text's words and pairs of words."""
+    from datasketch import MinHash
+
+    texts = work.texts(n)
+
+    def call() -> float:
+        total = 0
+        for text in texts:
+            words = text.split()
+            sketch = MinHash(num_perm=32)
+            sketch.update_batch([*words, *(a + b" " + b for a, b in pairwise(words))])
+            total += int(sketch.hashvalues[0])
+        return float(total)
+
+    return timed("datasketch MinHash", n, call)
+
+
+def alibi_mmd(n: int = 1000) -> dict:
+    """Online MMD of rows of 384 against a reference of 1,000, windows of 50."""
+    from alibi_detect.cd import MMDDriftOnline
+
+    rows = work.embeddings(n, work.DIMS, 10)
+    detector = MMDDriftOnline(work.embeddings(1000, work.DIMS, 9), ert=10, window_size=work.WINDOW, backend="pytorch", n_bootstraps=150)
+    return timed("alibi-detect online MMD", n, lambda: float(sum(detector.predict(row)["data"]["test_stat"] for row in rows)))
+
+
 def scikit_learn() -> list[dict]:
     from sklearn.kernel_approximation import RBFSampler
     from sklearn.neighbors import NearestNeighbors
@@ -116,9 +144,13 @@ def scikit_learn() -> list[dict]:
 
 if __name__ == "__main__":
     np.seterr(all="ignore")
+    if sys.argv[1:] == ["mmd"]:
+        print(json.dumps([alibi_mmd()]))
+        sys.exit()
     found = [
         evidently_psi(int(sys.argv[1]) if len(sys.argv) > 1 else work.ROWS),
         evidently_distances(),
+        datasketch_minhash(),
         *scipy_tests(),
         *river_detectors(),
         *datasketch_sketches(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 ROWS, COLUMNS = 1_000_000, 20
+DIMS, WINDOW = 384, 50
 
 
 def reference() -> np.ndarray:
@@ -41,3 +42,10 @@ def stream(n: int) -> np.ndarray:
 def embeddings(n: int, dims: int, seed: int) -> np.ndarray:
     """float32[n, dims], normal."""
     return np.random.default_rng(seed).normal(size=(n, dims)).astype(np.float32)
+
+
+def texts(n: int) -> list[bytes]:
+    """n texts of about 600 bytes, of words from a vocabulary of 2,000."""
+    rng = np.random.default_rng(8)
+    words = [bytes(rng.integers(97, 123, k, np.uint8)) for k in rng.integers(2, 10, 2000)]
+    return [b" ".join(words[i] for i in rng.integers(0, 2000, 90)) for _ in range(n)]

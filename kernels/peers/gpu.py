@@ -12,7 +12,7 @@ import triton.language as tl
 
 from kernels.peers import GAUSSIAN, Peers
 
-ROWS = 128  # of a group at a time
+ROWS = 64  # of a group at a time
 METRICS = 4
 
 

@@ -140,7 +140,7 @@ KERNELS = [
         Kernel(
             "kernels.peers.gpu:peers_kernel",
             f"x:*{kind}:16 order:*i64:16 starts:*i64:16 spread:*fp64:16 deviation:*fp64:16 median:*fp64:16 mad:*fp64:16 "
-            "values:*i32:16 p:i32 ROWS=128 METRICS=4",
+            "values:*i32:16 p:i32 ROWS=64 METRICS=4",
             EXACT,
             kind,
         )
