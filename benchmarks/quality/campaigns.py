@@ -2,7 +2,7 @@
 
 One benign day is the reference (`--reference`); then a day with a campaign is judged, for campaigns of several sizes and shares, and a
 benign week, in which no alert is right. A campaign is found when an alert of its day names its members: most of the accounts that the
-alert names are the campaign's. `recall`, `precision`: of the members, in the last version of the alerts that found it.
+alert lists are the campaign's; `named` is how many it counts in its last published version.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.quality.campaign_traffic import DAY_US, START_US, Accounts, Corp
 from engine.detectors import DETECTORS
 
 SOURCES = ("Toolformer",)
-CASES = ((500, 1.0), (500, 0.5), (500, 0.25), (100, 1.0), (100, 0.5), (50, 1.0), (25, 1.0))
+CASES = ((500, 1.0), (500, 0.5), (500, 0.25), (100, 1.0), (50, 1.0))
 
 
 def run(
