@@ -30,10 +30,10 @@ BATCH = 10_000
 
 
 def queries(names: pa.Array, vectors: np.ndarray, start_s: int) -> Batch:
-    """One query of each, a thousand a second."""
+    """One query of each, ten thousand a second."""
     n = len(names)
     columns = {"principal": names} | {f"feature.x{i}": pa.array(vectors[:n, i]) for i in range(vectors.shape[1])}
-    return Batch("inference", pa.RecordBatch.from_pydict(columns), start_s * S + np.arange(n) * 1000, np.arange(n))
+    return Batch("inference", pa.RecordBatch.from_pydict(columns), start_s * S + np.arange(n) * 100, np.arange(n))
 
 
 def names(first: int, count: int) -> pa.Array:
@@ -84,13 +84,13 @@ def main() -> int:
     before, started, used = rss_mb(), time.perf_counter(), time.process_time()
     most = most_state = 0.0
     for first in range(0, options.principals, BATCH):
-        take(worker, queries(names(first, BATCH), vectors, 30 + first // 1000))
+        take(worker, queries(names(first, BATCH), vectors, 30 + first // 10_000))
         if first % (50 * BATCH) == 0:
             most, most_state = max(most, rss_mb()), max(most_state, worker.state.nbytes / 1e6)
     seconds, used = time.perf_counter() - started, time.process_time() - used
     table = worker.state.table(TABLE)
     kept = int(worker.state["extraction.vector.rows"][table.index["eve"]]) if "eve" in table.index else 0
-    again = set(take(worker, queries(eve, 60 * vectors, 40 + options.principals // 1000)))
+    again = set(take(worker, queries(eve, 60 * vectors, 40 + options.principals // 10_000)))
     held = {o.alert.id for o in worker.lifecycle.open.values()}
     passed = len(opened) == 1 and kept == 400 and again <= opened and held <= opened
     said = {

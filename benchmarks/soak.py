@@ -29,8 +29,8 @@ from tests.support.kafka import Broker
 
 LINES, PARTITIONS, PROBES_A_SECOND, PREFILLED = 50, 4, 20, 400_000
 TICK_S = 0.1
-DEVICES = 6000
-"""Of probes: none comes round before its alert has resolved, so each row is an alert of its own."""
+DEVICES_PER_PROBE_A_SECOND = 12
+"""None comes round before its alert has resolved, so each row is an alert of its own."""
 
 
 class Traffic:
@@ -58,10 +58,10 @@ class Traffic:
         self._next += 1
         self.sent += LINES
 
-    def probe(self) -> None:
+    def probe(self, devices: int) -> None:
         """One row that must become an alert: another device each time, until they come round."""
         now = self._probed = max(time.time_ns() // 1000, self._probed + 1)
-        row = {"time": now, "host": f"h{len(self.probes) % DEVICES}", "device": "gpu0", "xid": 79, "log": "NVRM: Xid (PCI:0): 79"}
+        row = {"time": now, "host": f"h{len(self.probes) % devices}", "device": "gpu0", "xid": 79, "log": "NVRM: Xid (PCI:0): 79"}
         self.producer.send(self.topics["hardware"], orjson.dumps(row), partition=0)
         self.probes[now] = now / 1e6
 
@@ -73,7 +73,7 @@ class Traffic:
             while self.sent - base_rows < rate * passed:
                 self.record()
             while len(self.probes) - base_probes < probes_a_second * passed:
-                self.probe()
+                self.probe(int(probes_a_second * DEVICES_PER_PROBE_A_SECOND))
             time.sleep(TICK_S / 5)
         self.producer.flush()
 
@@ -213,7 +213,12 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         proxy.close()
         broker.stop()
     lost = traffic.probes.keys() - arrivals.at.keys()
-    return said | {"alerts_expected": len(traffic.probes), "alerts_lost": len(lost), "versions_duplicated": arrivals.duplicates}
+    return said | {
+        "alerts_expected": len(traffic.probes),
+        "alerts_lost": len(lost),
+        "onsets_unknown": len(arrivals.at.keys() - traffic.probes.keys()),
+        "versions_duplicated": arrivals.duplicates,
+    }
 
 
 def full_load(service: Service, traffic: Traffic) -> float:
