@@ -65,7 +65,9 @@ def test_other_streams_and_batches_without_counters_pass_as_they_are() -> None:
 def test_a_restart_goes_on_where_it_was(tmp_path) -> None:
     before, batch = state(), a_batch([0, 10], x_total=[1.0, 2.0])
     counters.rated(batch, before)
-    Checkpoints(tmp_path).save("p", Snapshot(before, 0))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.claim(["p"])
+    checkpoints.save("p", Snapshot(before, 0))
     snapshot, _ = Checkpoints(tmp_path).load("p", {})
     snapshot.state.declare(counters.ARRAYS)
     assert counters.rated(a_batch([20], x_total=[22.0]), snapshot.state).floats("metric.x").tolist() == [2.0]
