@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from kernels.evidence import BETS, RULES, settings
+from kernels.runs import runs
 
 RUNS = 16  # slots of a program
 
@@ -25,6 +26,7 @@ def evidence_kernel(
     here = r < runs
     start = tl.load(starts + r, mask=here, other=0)
     stop = tl.load(starts + r + 1, mask=here, other=0)
+    here = stop > start
     slot = tl.load(keys + r, mask=here, other=0).to(tl.int64)
     mean = tl.load(null_mean + slot * OWN_MEAN, mask=here, other=0.5)
     bet = tl.load(bets + slot[:, None] * (OWN_BETS * BETS) + j[None, :], mask=here[:, None], other=0.0)
@@ -57,19 +59,25 @@ def evidence(values, slots, null_mean, bets, state, *, kind, weights, cap):
         slots = torch.full(values.shape, int(slots), dtype=torch.int32, device=device)
     if slots.dtype != torch.int32 or slots.shape != values.shape:
         raise ValueError(f"slots must be int32[{len(values)}]")
-    tables = [torch.from_numpy(a).to(device) for a in settings(null_mean, bets, weights, len(state))]
-    out = torch.full(values.shape, torch.nan, dtype=torch.float64, device=device)
-    ordered, order = torch.sort(slots, stable=True)
-    keys, lengths = torch.unique_consecutive(ordered, return_counts=True)
-    ends = torch.cumsum(lengths, 0)
-    used = keys >= 0
-    keys, starts = keys[used], torch.cat([(ends - lengths)[used], ends[-1:]])
-    if len(keys):
-        if int(keys[-1]) >= len(state):
-            raise ValueError(f"slots must be int32[{len(values)}] in a state of {len(state)} rows")
-        rule = torch.tensor([*RULES[kind], cap], dtype=torch.float64, device=device)
+    if len(slots) and int(slots.max()) >= len(state):
+        raise ValueError(f"slots must be int32[{len(values)}] in a state of {len(state)} rows")
+    return state, launch(values, slots, state, *prepare(null_mean, bets, weights, kind, cap, state))
+
+
+def prepare(null_mean, bets, weights, kind, cap, state):
+    """The settings on the state's device, as `launch` takes them: null means, bets, weights, and the rule with its cap."""
+    tables = [torch.from_numpy(a).to(state.device) for a in settings(null_mean, bets, weights, len(state))]
+    return *tables, torch.tensor([*RULES[kind], cap], dtype=torch.float64, device=state.device)
+
+
+def launch(values, slots, state, null_mean, bets, weights, rule):
+    """Fold values whose slots are known to be in the state; e-values float64[n]. Asks the device nothing, so that a CUDA graph can hold
+    it (see `kernels.device.tick`): n and the state's size are static."""
+    out = torch.full(values.shape, torch.nan, dtype=torch.float64, device=values.device)
+    if len(values) and len(state):
+        order, starts, keys = runs(slots, len(state))
         evidence_kernel[(triton.cdiv(len(keys), RUNS),)](
-            values, order, starts, keys, *tables, state, rule, out, len(keys),
-            OWN_MEAN=int(len(tables[0]) > 1), OWN_BETS=int(len(tables[1]) > 1), RUNS=RUNS, BETS=BETS, enable_fp_fusion=False,
+            values, order, starts, keys, null_mean, bets, weights, state, rule, out, len(keys),
+            OWN_MEAN=int(len(null_mean) > 1), OWN_BETS=int(len(bets) > 1), RUNS=RUNS, BETS=BETS, enable_fp_fusion=False,
         )  # fmt: skip
-    return state, out
+    return out

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from kernels.mahalanobis import DEPTH, Mahalanobis, Rule, Scores
+from kernels.runs import runs
 
 MOST_METRICS = 128
 WARPS = {1: 1, 2: 1, 4: 1, 8: 1, 16: 4, 32: 8, 64: 16, 128: 32}  # of a program, by metrics padded to a power of two
@@ -57,6 +58,8 @@ def fold_kernel(
     largest, floor, tiny = tl.load(rule + 5), tl.load(rule + 6), tl.load(rule + 7)
     device = tl.load(slots + tl.program_id(0)).to(tl.int64)
     start, stop = tl.load(starts + tl.program_id(0)), tl.load(starts + tl.program_id(0) + 1)
+    if start >= stop:
+        return
     j = tl.arange(0, P)
     inside = j < p
     flat = device * p + j
@@ -162,21 +165,27 @@ def mahalanobis(x, slots, state: Mahalanobis, *, rule: Rule, warmup: int, learni
     check(x, slots, state)
     if warmup < 0 or every < 1:
         raise ValueError("warmup must not be negative, and every must be positive")
+    return launch(x.contiguous(), slots, state, prepare(rule, x.device), warmup, learning_ticks, every, parts)
+
+
+def prepare(rule: Rule, device) -> torch.Tensor:
+    """The rule on the device, as `launch` takes it."""
+    return torch.tensor([*rule, LARGEST, FLOOR, TINY], dtype=torch.float64, device=device)
+
+
+def launch(x, slots, state: Mahalanobis, rule, warmup: int, learning_ticks: int, every: int, parts: bool) -> Scores:
+    """Judge and learn rows, contiguous, whose slots are known to be in the state. Asks the device nothing, so that a CUDA graph can hold
+    it (see `kernels.device.tick`): n, p and the state's size are static."""
     (n, p), device = x.shape, x.device
     window = state.recent.shape[1]
     distance, score = (torch.full((n,), torch.nan, dtype=torch.float64, device=device) for _ in range(2))
     observed = torch.zeros(n, dtype=torch.int32, device=device)
     by_metric = torch.full((n, p) if parts else (0, p), torch.nan, dtype=torch.float64, device=device)
-    ordered, order = torch.sort(slots, stable=True)
-    keys, lengths = torch.unique_consecutive(ordered, return_counts=True)
-    ends = torch.cumsum(lengths, 0)
-    used = keys >= 0
-    keys = keys[used].contiguous()
-    if len(keys):
+    if n and len(state.ticks):
+        order, starts, keys = runs(slots, len(state.ticks))
         width = triton.next_power_of_2(p)
-        table = torch.tensor([*rule, LARGEST, FLOOR, TINY], dtype=torch.float64, device=device)
         fold_kernel[(len(keys),)](
-            x.contiguous(), order, torch.cat([(ends - lengths)[used], ends[-1:]]), keys, *state, table,
+            x, order, starts, keys, *state, rule,
             distance, score, observed, by_metric, p, window, warmup, learning_ticks, every,
             PARTS=parts, P=width, WINDOW=triton.next_power_of_2(window), num_warps=WARPS[width], enable_fp_fusion=False,
         )  # fmt: skip

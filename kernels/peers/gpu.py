@@ -99,6 +99,18 @@ def peers(x, group, groups: int, *, least=0.0) -> Peers:
     least = torch.as_tensor(least, dtype=torch.float64).to(device).expand(p)
     if not bool((least >= 0).all()):
         raise ValueError("least must not be negative")
+    return launch(x.contiguous(), group, groups, prepare(least))
+
+
+def prepare(least):
+    """What `launch` measures spreads by: GAUSSIAN, and the least spread of each metric, float64[p] on the device."""
+    return torch.cat([torch.full((1,), GAUSSIAN, dtype=torch.float64, device=least.device), least])
+
+
+def launch(x, group, groups: int, spread) -> Peers:
+    """Compare rows, contiguous, whose groups are known to fit. Asks the device nothing, so that a CUDA graph can hold it (see
+    `kernels.device.tick`): n, p and groups are static."""
+    (n, p), device = x.shape, x.device
     ordered, order = torch.sort(group, stable=True)
     starts = torch.searchsorted(ordered, torch.arange(groups + 1, dtype=torch.int32, device=device))
     deviation, median, mad = (
@@ -106,8 +118,7 @@ def peers(x, group, groups: int, *, least=0.0) -> Peers:
     )
     out = Peers(deviation, median, mad, torch.zeros((groups, p), dtype=torch.int32, device=device))
     if n and groups:
-        spread = torch.cat([torch.tensor([GAUSSIAN], dtype=torch.float64, device=device), least])
         peers_kernel[(groups, triton.cdiv(p, METRICS))](
-            x.contiguous(), order, starts, spread, *out, p, ROWS=ROWS, METRICS=METRICS, enable_fp_fusion=False
+            x, order, starts, spread, *out, p, ROWS=ROWS, METRICS=METRICS, enable_fp_fusion=False
         )
     return out

@@ -141,20 +141,24 @@ def profile(values, slots, edges: Edges, state: Profile, *, valid, first_bit, ed
     """As `kernels.profile.profile`, for tensors of float32 or float64."""
     if values.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"values must be float32 or float64, not {values.dtype}")
-    rows = len(state.counts)
     check(values, slots, edges, state, valid, first_bit, edge_rows)
+    return launch(values.contiguous(), slots, edges, state, valid=valid, first_bit=first_bit, edge_rows=edge_rows)
+
+
+def launch(values, slots, edges: Edges, state: Profile, *, valid=None, first_bit=0, edge_rows=None) -> Profile:
+    """Fold values, contiguous, of arguments that are known to fit. Asks the device nothing, so that a CUDA graph can hold it (see
+    `kernels.device.tick`): all shapes are static, and the tables of `edges` are on the device after the first call."""
     if edge_rows is None:
-        edge_rows = torch.arange(rows, device=values.device, dtype=torch.int32) * int(len(edges) > 1)
+        edge_rows = torch.arange(len(state.counts), device=values.device, dtype=torch.int32) * int(len(edges) > 1)
     if not values.numel():
         return state
-    values = values.contiguous()
     tables = tables_on(edges, values.dtype, values.device)
     t = edges.thresholds.shape[1]
     shape = {"T": t, "STEP": 1 << (t.bit_length() - 1), "WIDTH": edges.width, "END": float(MAX_QUANTA), "VALID": valid is not None}
     if values.ndim == 1 and not isinstance(slots, int | np.integer):
         fold_rows(values, slots, tables, state, valid, first_bit, edge_rows, shape)
     else:
-        slots = torch.tensor([slots], dtype=torch.int32, device=values.device) if values.ndim == 1 else slots
+        slots = torch.full((1,), int(slots), dtype=torch.int32, device=values.device) if values.ndim == 1 else slots
         fold_columns(values.view(len(slots), -1), slots, tables, state, valid, first_bit, edge_rows, shape)
     return state
 

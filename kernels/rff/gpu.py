@@ -37,7 +37,8 @@ def nearest_integer(v):
 
 @triton.jit
 def add_tile(sums, key, features, column, inside, values, first_key, last_key, FEW: tl.constexpr):
-    """Add values int32 [rows, columns] to the state rows of their keys, which ascend."""
+    """Add values int32 [rows, columns] to the state rows of their keys, which ascend; those of key -1 are left out."""
+    first_key = tl.maximum(first_key, 0)
     if last_key - first_key < FEW:
         for offset in range(0, last_key - first_key + 1):
             k = first_key + offset
@@ -86,18 +87,25 @@ def rff(x: torch.Tensor, slots: torch.Tensor, w: torch.Tensor, sums: torch.Tenso
         raise ValueError(f"slots must be int32[{len(x)}] and counts int64")
     if len(slots) and not bool(((slots >= -1) & (slots < keys)).all()):
         raise ValueError(f"slots must be in a state of {keys} rows, or -1")
-    key, order = torch.sort(torch.where(torch.isfinite(x).all(1), slots, -1), stable=True)
-    left_out = int(torch.searchsorted(key, 0))
-    key, order = key[left_out:].contiguous(), order[left_out:].contiguous()
-    n = len(key)
-    if n:
-        counts += torch.bincount(key, minlength=keys)
-        grid = (triton.cdiv(n, BLOCK_N), triton.cdiv(half, BLOCK_F))
-        rows, table = (a.to(torch.bfloat16).contiguous() for a in (x, w))
-        if x.device.type == "cpu":  # Triton's interpreter has no arithmetic of bfloat16; these numbers are the same
-            rows, table = rows.float(), table.float()
-        fold_kernel[grid](
-            rows, order, key, table, sums, n, x.shape[1], half,
-            BLOCK_N=BLOCK_N, BLOCK_F=BLOCK_F, BLOCK_D=BLOCK_D, FEW=FEW, num_warps=8, num_stages=3, enable_fp_fusion=True,
-        )  # fmt: skip
+    launch(x, slots, halves(w), sums, counts)
     return sums, counts
+
+
+def halves(a):
+    """Rounded to bfloat16; as float32 for Triton's interpreter, which has no arithmetic of bfloat16: these numbers are the same."""
+    a = a.to(torch.bfloat16).contiguous()
+    return a.float() if a.device.type == "cpu" else a
+
+
+def launch(x, slots, w, sums, counts) -> None:
+    """Add rows [n, d] whose slots are known to be in the state; w of `halves`. Asks the device nothing, so that a CUDA
+    graph can hold it (see `kernels.device.tick`): n, d, D and the state's size are static."""
+    n, half = len(x), w.shape[1]
+    if not n or not len(counts):
+        return
+    key, order = torch.sort(torch.where(torch.isfinite(x).all(1), slots, -1), stable=True)
+    counts.scatter_add_(0, key.clamp(min=0).long(), (key >= 0).long())
+    fold_kernel[(triton.cdiv(n, BLOCK_N), triton.cdiv(half, BLOCK_F))](
+        halves(x), order, key, w, sums, n, x.shape[1], half,
+        BLOCK_N=BLOCK_N, BLOCK_F=BLOCK_F, BLOCK_D=BLOCK_D, FEW=FEW, num_warps=8, num_stages=3, enable_fp_fusion=True,
+    )  # fmt: skip
