@@ -126,20 +126,21 @@ def fit(values: np.ndarray, groups: np.ndarray, seed: int = 0, splits: int = 100
 
 
 def quantile_grid(column: np.ndarray) -> np.ndarray:
-    """float32[GRID] order statistics of a column, without its NaN; zeros for a column that has nothing else."""
+    """float32[GRID] order statistics of a column, without its NaN; NaN for a column that has nothing else."""
     present = np.sort(column[~np.isnan(column)])
     if not len(present):
-        return np.zeros(GRID, np.float32)
+        return np.full(GRID, np.nan, np.float32)
     return present[np.linspace(0, len(present) - 1, GRID).round().astype(np.int64)]
 
 
 def normal_scores(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """float64[n, K]: the standard normal quantile of each value's mid-rank in the reference; 0 for NaN."""
+    """float64[n, K]: the standard normal quantile of each value's mid-rank in the reference; 0 for NaN, and where the reference has
+    none."""
     out = np.zeros(values.shape)
     for k, known in enumerate(grid):
         rank = (np.searchsorted(known, values[:, k], "left") + np.searchsorted(known, values[:, k], "right")) / 2
         out[:, k] = special.ndtri((rank + 0.5) / (len(known) + 1))
-    return np.where(np.isnan(values), 0.0, out)
+    return np.where(np.isnan(values) | np.isnan(grid[:, 0]), 0.0, out)
 
 
 def with_combination(values: np.ndarray, grid: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np.ndarray:

@@ -18,9 +18,10 @@ def fold(slot: np.ndarray, points: np.ndarray, seen: np.ndarray, ring: np.ndarra
 
     `slot`: int32[n], < 0 is passed over. `points`: float32[n, d], of unit scale. State, in place: `seen` int64[S] and
     `ring` int16[S, H, d], the last H points of each key. Columns: to the nearest; mean of the 8 nearest; median; to the one just before.
-    Exact repeats do not count, as retries repeat (step: NaN). NaN until a key has sent 16 other points.
+    Exact repeats do not count, as retries repeat (step: NaN). NaN until a key has sent H points,
+    since the nearest of few are farther than those of many, and unless 16 of them are others.
 
-    >>> ring, seen = np.zeros((1, 32, 1), np.int16), np.zeros(1, np.int64)
+    >>> ring, seen = np.zeros((1, 16, 1), np.int16), np.zeros(1, np.int64)
     >>> d = fold(np.zeros(20, np.int32), np.arange(20, dtype=np.float32)[:, None] / 10, seen, ring)
     >>> bool(np.isnan(d[15, 0])), d[16].round(2).astype(str).tolist()
     (True, ['0.1', '0.45', '0.9', '0.1'])

@@ -29,7 +29,7 @@ def fold(slot, points, seen, ring, near, least, grain, out):
             if total > 0:
                 squares[others] = total
                 others += 1
-        if others >= least:
+        if number == held and others >= least:
             ordered = np.sort(squares[:others])
             distance = np.sqrt(ordered / dims) / grain
             out[i, 0] = distance[0]

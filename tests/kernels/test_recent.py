@@ -18,7 +18,7 @@ def naive(slot, points):
             past = history.setdefault(s, [])
             distances = [float(np.sqrt(np.mean((p - q) ** 2)) / recent.GRAIN) for q in past[-HELD:]]
             others = sorted(d for d in distances if d > 0)
-            if len(others) >= recent.LEAST:
+            if len(past) >= HELD and len(others) >= recent.LEAST:
                 step = distances[-1] if distances[-1] > 0 else np.nan
                 row = [others[0], np.mean(others[: recent.NEAR]), others[len(others) // 2], step]
             past.append(p)
