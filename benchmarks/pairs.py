@@ -1,0 +1,127 @@
+"""All pairs of alike signatures on a CPU: what it costs as their number grows, and what banding misses.
+
+    python -m benchmarks.pairs [--out DIR] [--most 1000000]
+
+Signatures are random unit vectors of 256 dimensions; one in a hundred belongs to a group of 20 whose members lie around a point of their
+own, at cosines of about .9 with each other. `similar_pairs` compares all with all as long as that takes a minute at most, `banded_pairs`
+goes on to a million. Recall is of the pairs that the exact search finds, or of the planted ones where that is too slow. Prints a table;
+DIR gets `pairs.json` and `pairs.svg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import machine
+from kernels.neighbors import Pairs, banded_pairs, recall, similar_pairs
+
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
+DIMS = 256
+LEAST = 0.85
+GROUP = 20
+SPREAD = 0.33
+EXACT_UP_TO = 60_000
+BANDS, BITS = 24, 16
+
+
+def signatures(n: int, seed: int = 0) -> np.ndarray:
+    """float32 [n, 256]; the first n // 100 rows are in groups of 20."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((n, DIMS), dtype=np.float32)
+    planted = n // 100 // GROUP * GROUP
+    centers = rows[:planted:GROUP].copy()
+    rows[:planted] = np.repeat(centers, GROUP, axis=0) + SPREAD * rows[:planted]
+    return rows
+
+
+def planted_pairs(rows: np.ndarray) -> set[tuple[int, int]]:
+    """The pairs of one group that lie over the threshold."""
+    out = set()
+    for first in range(0, len(rows) // 100 // GROUP * GROUP, GROUP):
+        unit = rows[first : first + GROUP] / np.linalg.norm(rows[first : first + GROUP], axis=1, keepdims=True)
+        a, b = np.nonzero(np.triu(unit @ unit.T >= LEAST, 1))
+        out |= {(first + i, first + j) for i, j in zip(a.tolist(), b.tolist(), strict=True)}
+    return out
+
+
+def timed(search: Any, rounds: int) -> tuple[float, Pairs]:
+    """Best time of some rounds, and the pairs."""
+    best, found = np.inf, None
+    for _ in range(rounds):
+        started = time.perf_counter()
+        found = search()
+        best = min(best, time.perf_counter() - started)
+    assert found is not None
+    return best, found
+
+
+def measure(n: int) -> dict[str, Any]:
+    """One size: seconds of both searches, recall."""
+    rows = signatures(n)
+    seconds, banded = timed(lambda: banded_pairs(rows, LEAST, bands=BANDS, bits=BITS), 2 if n <= 100_000 else 1)
+    got = set(zip(banded.first.tolist(), banded.second.tolist(), strict=True))
+    row: dict[str, Any] = {"n": n, "banded_s": seconds, "banded_rows_per_s": n / seconds, "pairs": len(got)}
+    wanted = planted_pairs(rows)
+    if n <= EXACT_UP_TO:
+        row["exact_s"], exact = timed(lambda: similar_pairs(rows, LEAST), 1)
+        wanted = set(zip(exact.first.tolist(), exact.second.tolist(), strict=True))
+    row |= {"recall": len(got & wanted) / max(1, len(wanted)), "wrong": len(got - wanted) if n <= EXACT_UP_TO else None}
+    row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return row
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--most", type=int, default=SIZES[-1])
+    options = parser.parse_args()
+    small = signatures(2000)
+    banded_pairs(small, LEAST), similar_pairs(small, LEAST)  # compiled before anything is timed
+    rows = []
+    print(f"{'n':>9}  {'banded s':>9}  {'rows/s':>8}  {'exact s':>8}  {'recall':>6}  {'wrong':>5}  {'peak GiB':>8}")
+    for n in (s for s in SIZES if s <= options.most):
+        row = measure(n)
+        rows.append(row)
+        exact = f"{row['exact_s']:8.2f}" if "exact_s" in row else " " * 8
+        wrong = " " * 5 if row["wrong"] is None else f"{row['wrong']:5}"
+        said = f"{n:9,}  {row['banded_s']:9.2f}  {row['banded_rows_per_s']:8,.0f}  {exact}  {row['recall']:6.3f}  {wrong}"
+        print(f"{said}  {row['peak_gib']:8.2f}", flush=True)
+    print(
+        f"recall that banding promises at a cosine of .9: {recall(0.9, BANDS, BITS):.3f}, at the threshold of {LEAST}: {recall(LEAST, BANDS, BITS):.3f}"
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "pairs.json").write_text(
+        json.dumps({"machine": machine(), "least": LEAST, "bands": BANDS, "bits": BITS, "rows": rows}, indent=1) + "\n"
+    )
+    plot(rows, options.out / "pairs.svg")
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Seconds against n, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    axes.loglog([r["n"] for r in rows], [r["banded_s"] for r in rows], "o-", label="banded_pairs")
+    exact = [r for r in rows if "exact_s" in r]
+    axes.loglog([r["n"] for r in exact], [r["exact_s"] for r in exact], "s-", label="similar_pairs (all with all)")
+    axes.set_xlabel("signatures of 256 dimensions")
+    axes.set_ylabel("seconds, two cores")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
