@@ -160,18 +160,22 @@ def raised_p(m: int) -> np.ndarray:
 
 
 def tail_edges(values: np.ndarray, m: int) -> np.ndarray:
-    """float32[2, K, BINS - 1] edges of the tail bins, by the p-values of a reference of m queries, which these are a sample of."""
+    """float32[2, K, BINS - 1] edges of the tail bins, by the p-values of a reference of m queries, which these are a sample of.
+
+    A feature is compared among the queries that have it: where only some of the reference's do, it is a reference of so many fewer.
+    """
     count, features = values.shape
-    most = np.searchsorted(raised_p(m), RATIO ** np.arange(1, BINS), side="right") - 1  # reference values that may reach x
-    rank = np.where(most < 0, -1, (most * count) // m)
     out = np.empty((2, features, BINS - 1), np.float32)
+    out[0], out[1] = np.inf, -np.inf
     for k in range(features):
-        known = np.sort(values[:, k])
-        known = known[~np.isnan(known)]
-        usable = (rank >= 0) & (rank < len(known))
-        at = np.clip(rank, 0, max(0, len(known) - 1))
-        out[0, k] = np.where(usable, known[::-1][at], np.inf) if len(known) else np.inf
-        out[1, k] = np.where(usable, known[at], -np.inf) if len(known) else -np.inf
+        known = np.sort(values[~np.isnan(values[:, k]), k])
+        if not (has := m * len(known) // count):
+            continue
+        most = np.searchsorted(raised_p(has), RATIO ** np.arange(1, BINS), side="right") - 1  # reference values that may reach x
+        rank = most * len(known) // has
+        usable = most >= 0
+        out[0, k, usable] = known[::-1][rank[usable]]
+        out[1, k, usable] = known[rank[usable]]
     return out
 
 

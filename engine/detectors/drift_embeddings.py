@@ -131,6 +131,7 @@ class DriftEmbeddings:
         return (
             ArraySpec("drift_embeddings.window", "int64", ("drift_embeddings.series", len(SCALES), FEATURES + 1)),
             ArraySpec("drift_embeddings.since_us", "int64", ("drift_embeddings.series", len(SCALES)), 0),
+            ArraySpec("drift_embeddings.started_us", "int64", ("drift_embeddings.series",), 0),
         )
 
     def observe(self, batch: Batch, state: State) -> None:
@@ -229,7 +230,7 @@ class DriftEmbeddings:
         slot = int(state.slots("drift_embeddings.series", [series], pane * self.pane_us)[0])
         window, since = state["drift_embeddings.window"][slot], state["drift_embeddings.since_us"][slot]
         if not known:
-            since[:] = pane * self.pane_us
+            since[:] = state["drift_embeddings.started_us"][slot] = pane * self.pane_us
         window += counts
         for i, scale in enumerate(SCALES):
             if window[i, -1] >= scale:
@@ -239,11 +240,11 @@ class DriftEmbeddings:
 
     def judge(self, state: State, now_us: int) -> Judgement:
         """Test the windows that are full."""
-        judgement, shared = Judgement(), len(state.table("drift_embeddings.series").index) * len(SCALES)
-        rows = []
+        judgement, rows = Judgement(), []
+        started = np.sort(state["drift_embeddings.started_us"][sorted(state.table("drift_embeddings.series").index.values())])
         for series, _, since_us, end_us, sums in state.pending.pop(self.name, []):
             log10_p, distance, net = self.clouds[series].judge(sums)
-            alpha = self.budget.alpha(self.name, end_us - since_us, shared)
+            alpha = self.budget.alpha(self.name, end_us - since_us, int(np.searchsorted(started, end_us)) * len(SCALES))
             alarm = bool(log10_p < np.log10(alpha) and net >= self.settings.mmd_floor)
             rows.append((series, end_us, -log10_p, -float(np.log10(alpha)), alarm))
             if alarm:

@@ -40,6 +40,7 @@ EVERY = 25
 STEPS = np.array([25, 75, 250])
 """Queries between looks at each window."""
 FITTING_ROWS = 50_000
+NOT_YET = 1 << 62
 TAGS = ("AML.T0024.002", "AML.T0040", "OWASP LLM10:2025", "AISVS 11.5.2")
 
 
@@ -55,7 +56,7 @@ class ExtractionSettings(Settings):
 @dataclass(frozen=True)
 class Judged:
     """Windows of one view that came due in a batch. `slot`, `row`, `time_us`: whose, at which row; `since_us`: when it was tested before;
-    `queries`: how many the principal had sent; `log10_p`: float64[d, windows]."""
+    `queries`: how many the principal had sent; `live`: principals by then; `log10_p`: float64[d, windows]."""
 
     view: View
     novelty: Novelty
@@ -64,6 +65,7 @@ class Judged:
     time_us: np.ndarray
     since_us: np.ndarray
     queries: np.ndarray
+    live: np.ndarray
     due: tailcounts.Due
     log10_p: np.ndarray
 
@@ -98,6 +100,7 @@ class Extraction:
         ]
         return (
             *views,
+            ArraySpec("extraction.first_row", "int64", (TABLE,), NOT_YET),
             ArraySpec("extraction.texts", "uint64", (TABLE, RECENT_TEXTS)),
             ArraySpec("extraction.texts.seen", "int64", (TABLE,)),
             ArraySpec("extraction.points", "int16", (TABLE, RECENT_ROWS, POINT_DIMS)),
@@ -110,6 +113,8 @@ class Extraction:
         if not seen:
             return
         slots = batch.slots(state, TABLE, ("principal",))
+        asked = np.any([view.present(rows) for view, rows in seen], axis=0) & (slots >= 0)
+        live = live_principals(slots, asked, state)
         for view, rows in seen:
             index = np.flatnonzero(view.present(rows) & (slots >= 0))
             reference = reference_of(view, state, self.baseline)
@@ -120,11 +125,12 @@ class Extraction:
             if reference is not None and len(index):
                 novelty = Novelty.of(reference)
                 bins = novelty.bins(view.values(view.take(rows, index), slots[index], reference, state))
-                self._fold(view, novelty, bins, slots, index, batch.time_us, state)
+                self._fold(view, novelty, bins, slots, index, batch.time_us, live, state)
 
     def _fold(
-        self, view: View, novelty: Novelty, bins: np.ndarray, slots: np.ndarray, index: np.ndarray, time_us: np.ndarray, state: State
-    ) -> None:
+        self, view: View, novelty: Novelty, bins: np.ndarray, slots: np.ndarray, index: np.ndarray, time_us: np.ndarray, live: np.ndarray,
+        state: State,
+    ) -> None:  # fmt: skip
         prefix, slot, time_us = f"extraction.{view.name}", slots[index], time_us[index]
         queries = state[f"{prefix}.rows"]
         first = np.unique(slot, return_index=True)
@@ -136,7 +142,7 @@ class Extraction:
         at, when = slot[due.row], time_us[due.row]
         since = since_last(at, when, state[f"{prefix}.tested_us"])
         log10_p = np.column_stack([novelty.log10_p(due.log_e[:, w], due.told[:, w]) for w in range(len(HALVES))])
-        judged = Judged(view, novelty, at, index[due.row], when, since, numbered(at, queries), due, log10_p)
+        judged = Judged(view, novelty, at, index[due.row], when, since, numbered(at, queries), live[index[due.row]], due, log10_p)
         state.pending.setdefault(self.name, []).append(judged)
 
     def judge(self, state: State, now_us: int) -> Judgement:
@@ -167,9 +173,8 @@ class Extraction:
 
     def _judge_view(self, said: Judged, of_view: np.ndarray, combined: np.ndarray, state: State, judgement: Judgement) -> None:
         keys = state.table(TABLE).keys
-        live = max(1, len(state.table(TABLE).index))
         covers = (np.maximum(1, said.time_us - said.since_us) * (HORIZON / EVERY)).tolist()
-        threshold = -np.log10([self.budget.alpha(self.name, us, live) for us in covers])
+        threshold = -np.log10([self.budget.alpha(self.name, us, live) for us, live in zip(covers, said.live.tolist(), strict=True)])
         allowed = np.array([any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in said.slot.tolist()])
         score, part = -combined, -of_view
         alarm = (score > threshold) & ~allowed
@@ -208,6 +213,21 @@ class Extraction:
                 if reference is not None:
                     out.setdefault(view.name, dict(reference))
         return out
+
+
+def live_principals(slots: np.ndarray, asked: np.ndarray, state: State) -> np.ndarray:
+    """int64[n]: how many principals had sent a query by each row, itself included: those that share the budget with it.
+
+    Rows of a partition are numbered, and each principal keeps the number of its first, so that the count is the same for every batch.
+    """
+    first_row, before = state["extraction.first_row"], state.records.get("extraction.rows", 0)
+    there = np.count_nonzero(first_row < before)
+    rows = np.flatnonzero(asked)
+    slot, first = np.unique(slots[rows], return_index=True)
+    new = first_row[slot] == NOT_YET
+    first_row[slot[new]] = before + rows[first[new]]
+    state.records["extraction.rows"] = before + len(slots)
+    return there + np.cumsum(np.bincount(rows[first[new]], minlength=len(slots)))
 
 
 def since_last(slot: np.ndarray, time_us: np.ndarray, last_us: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine import novelty
-from engine.novelty import BINS, MISSING, Novelty
+from engine.novelty import BINS, MISSING, Novelty, binned, tail_edges
 
 RNG = np.random.default_rng(3)
 
@@ -93,3 +93,16 @@ def test_a_record_is_all_there_is(model):
 def test_a_short_reference_is_refused():
     with pytest.raises(ValueError, match="at least 100"):
         novelty.fit(np.zeros((99, 2), np.float32), np.zeros(99, np.int64))
+
+
+def test_a_feature_that_few_of_the_reference_have_is_compared_among_those():
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(400, 2)).astype(np.float32)
+    values[:340, 1] = np.nan
+    edges = tail_edges(values, 400)
+    assert (edges[0, :, 1:] >= edges[0, :, :-1]).all() and (edges[1, :, 1:] <= edges[1, :, :-1]).all()
+    alone = tail_edges(values[340:, 1:], 60)
+    assert edges[:, 1].tolist() == alone[:, 0].tolist()
+    whole = binned(values[340:], edges)
+    assert [binned(v[None], edges)[0].tolist() for v in values[340:]] == whole.tolist()
+    assert (tail_edges(np.full((50, 1), np.nan, np.float32), 50)[0] == np.inf).all()

@@ -31,7 +31,7 @@ def states(cut: int, rewrite=None):
 def test_the_undisturbed_run_is_the_same_for_every_cut(rewrite):
     whole = states(100_000, rewrite=rewrite)
     assert len(whole) > 80
-    assert states(700, rewrite=rewrite) == whole
+    assert states(61, rewrite=rewrite) == whole
 
 
 def test_a_lost_and_a_repeated_version_are_seen():

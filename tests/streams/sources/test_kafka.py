@@ -168,17 +168,20 @@ def test_partitions_that_stay_give_records_while_a_cooperative_group_rebalances(
     with closing(first), closing(second), closing(producer):
         assigned, revoked = watched(first)
         turns([first], lambda: len(assigned) == 2, 0.0)
-        watched(second)
+        taken, _ = watched(second)
         second.poll(0.3, 1 << 20)  # asks to join; the group now waits for it to come back to its poll, and for the first to join again
-        came, deadline = 0, time.monotonic() + 60
-        while not revoked:
+        came, deadline = 0, time.monotonic() + 150
+        while not came:  # the second does not come back meanwhile, so the rebalance can't end
             for number in range(2):
                 producer.send(topic, b"x", partition=number)
             producer.flush()
             assert time.monotonic() < deadline
             came += len(records(first.poll(0.1, 1 << 20)))
-            second.poll(0.0, 1 << 20)
-        assert came and len(revoked) == 1 and len(assigned) == 2
+        while not (revoked and taken):
+            assert time.monotonic() < deadline
+            first.poll(0.1, 1 << 20)
+            second.poll(0.1, 1 << 20)
+        assert len(revoked) == 1 and len(assigned) == 2 and taken == revoked
         assert first.confirm() and second.confirm()
 
 
