@@ -18,6 +18,7 @@ BLOCK = 2048  # 8 KB of float32; |k| <= 2**25 keeps a block's sum of squares und
 LIMB = 32  # bits of the lower limb of the sum of squares
 ONE_THREAD = 1 << 16  # values under which starting threads costs more than it saves
 TASK = 1 << 18  # values of a task, at most
+SPREAD = (-np.unpackbits(np.arange(256, dtype=np.uint8), bitorder="little").view(np.int8)).view(np.uint64)  # a byte of 0 or -1 for each bit
 
 
 @njit(nogil=True, cache=True)
@@ -85,31 +86,51 @@ def guarded_extreme_keys(b, infinity):
 
 
 @njit(nogil=True, cache=True)
-def with_nulls(b, valid, first_bit, gone, out):
-    """Copy b, the bits of values, to out, all ones (which is a NaN) where the validity bitmap (least significant bit first, as Arrow's)
-    has a zero. False, and out undefined, if it has none. gone: uint8[BLOCK / 8], room for the bits that are zero."""
-    word = b.dtype.type
-    byte, shift, last = np.uintp(first_bit >> 3), np.uint32(first_bit & 7), np.uintp(len(valid) - 1)
-    whole = len(b) >> 3
-    present = np.uint32(255)
-    for k in range(whole):
-        at = byte + np.uintp(k)
-        pair = np.uint32(valid[at]) | (np.uint32(valid[min(at + np.uintp(1), last)]) << np.uint32(8))
-        seen = (pair >> shift) & np.uint32(255)
-        present &= seen
-        gone[k] = np.uint8(~seen)
-    missing = present != 255
-    for i in range(8 * whole, len(b)):
-        bit = first_bit + i
-        absent = word(~valid[bit >> 3] >> (bit & 7) & 1)
-        missing |= absent != 0
-        out[i] = b[i] | word(-absent)
-    if missing:
+def find_nulls(n, valid, first_bit, room):
+    """Whether the validity bitmap (least significant bit first, as Arrow's) has a zero among n bits; if so, the first n bytes of room,
+    uint8[9 * BLOCK / 8], are -1 where it has. (A zero right after the n bits may count too.)"""
+    gone = room[BLOCK:]
+    whole = (n + 7) >> 3
+    shift = np.uint32(first_bit & 7)
+    byte = valid[first_bit >> 3 :]
+    after = byte[1:]
+    paired = min(whole, len(after))
+    missing = np.uint8(0)
+    for k in range(paired):
+        gone[k] = ~np.uint8((np.uint32(byte[k]) | np.uint32(after[k]) << np.uint32(8)) >> shift)
+        missing |= gone[k]
+    if paired < whole:
+        gone[paired] = ~np.uint8(np.uint32(byte[paired]) >> shift)
+        missing |= gone[paired]
+    if missing != 0:
+        masks = room[:BLOCK].view(np.uint64)
         for k in range(whole):
-            bits = gone[k]
-            for j in range(8):
-                out[8 * k + j] = b[8 * k + j] | word(-(word(bits >> np.uint8(j)) & word(1)))
-    return missing
+            masks[k] = SPREAD[gone[k]]
+    return missing != 0
+
+
+@njit(nogil=True, cache=True)
+def first_present(b, masks, low, high):
+    """The bits of the first value that is not null and whose order key is from low to high; all ones, a NaN, if there is none."""
+    key = b.dtype.type
+    sign = key(8 * b.itemsize - 1)
+    rest = key(~(key(1) << sign))
+    for i in range(len(b)):
+        if masks[i] == 0 and low <= key(b[i] ^ ((b[i] >> sign) & rest)) <= high:
+            return b[i]
+    return key(-1)
+
+
+@njit(nogil=True, cache=True)
+def fill_nulls(b, masks, stand_in, out):
+    """Copy the bits of values to out, with stand_in where the mask is -1; how many those are."""
+    word = b.dtype.type
+    filled = word(0)
+    for i in range(len(b)):
+        mask = word(masks[i])
+        out[i] = b[i] ^ ((b[i] ^ stand_in) & mask)
+        filled = word(filled - mask)
+    return np.int64(filled)
 
 
 @njit(nogil=True, cache=True)
@@ -124,32 +145,46 @@ def count_nan(x, b):
 @njit(nogil=True, cache=True)
 def fold_run(x, b, valid, first_bit, e, edges, infinity, histogram_alone, placed, sums, ends):
     """Fold values of edge row e. placed int64[width + 3]: the histogram row; sums int64[4]: finite values, sum, lower and upper limb of
-    the sum of squares; ends: the least and greatest order key."""
+    the sum of squares; ends: the least and greatest order key.
+
+    Nulls of a bitmap stand in as a value of the run on the grid, which keeps the plain loops, and are taken back; as NaN before the first
+    such value."""
     thresholds, bins, centers, per_quantum, grid, width = edges[:6]
     cells = edges[6:]
-    scratch, places, gone = np.empty(BLOCK, x.dtype), np.empty(BLOCK, np.int32), np.empty(BLOCK // 8, np.uint8)
+    scratch, places, room = np.empty(BLOCK, x.dtype), np.empty(BLOCK, np.int32), np.empty(9 * BLOCK // 8, np.uint8)
+    masks = room.view(np.int8)
     scratch_bits = scratch.view(b.dtype)
     held = np.zeros((COUNTERS, 2 * cells[2].shape[1]), np.uint32)
     plain = np.zeros((COUNTERS, width + 3), np.uint32)
     reached = np.zeros(thresholds.shape[1], np.int64)
-    nans = np.int64(0)
+    nans, stood = np.int64(0), np.int64(0)
+    stand_in = np.full(1, -1, b.dtype)
+    value = stand_in.view(x.dtype)
     for start in range(0, len(x), BLOCK):
         xs, bs = x[start : start + BLOCK], b[start : start + BLOCK]
-        nulls = len(valid) > 0 and with_nulls(bs, valid, first_bit + start, gone, scratch_bits)
-        if nulls:
+        filled = np.int64(0)
+        if len(valid) > 0 and find_nulls(len(bs), valid, first_bit + start, room):
+            if value[0] != value[0]:
+                stand_in[0] = first_present(bs, masks, grid[e, 0], grid[e, 1])
+            filled = fill_nulls(bs, masks, stand_in[0], scratch_bits)
+            filled *= np.int64(value[0] == value[0])
             xs, bs = scratch[: len(xs)], scratch_bits[: len(xs)]
+        stood += filled
         count_block(xs, bs, e, thresholds, bins, cells, places, held, plain, reached)
         if histogram_alone:
             nans += count_nan(xs, bs)
             continue
-        low, high = (grid[e, 0], grid[e, 1]) if nulls else extreme_keys(bs)
-        if not nulls and grid[e, 0] <= low and high <= grid[e, 1]:
-            finite = len(xs)
+        low, high = extreme_keys(bs)
+        if grid[e, 0] <= low and high <= grid[e, 1]:
+            finite = np.int64(len(xs))
             total, squares = grid_sums(xs, centers[e], per_quantum[e])
         else:
             finite, nan, low, high = guarded_extreme_keys(bs, infinity)
             nans += nan
             total, squares = guarded_grid_sums(xs, bs, centers[e], per_quantum[e], infinity)
+        if filled:
+            k = np.int64(np.rint((value[0] - centers[e]) * per_quantum[e]))
+            finite, total, squares = finite - filled, total - filled * k, squares - filled * k * k
         sums[0] += finite
         sums[1] += total
         sums[2] += squares & ((1 << LIMB) - 1)
@@ -157,6 +192,10 @@ def fold_run(x, b, valid, first_bit, e, edges, infinity, histogram_alone, placed
         ends[0] = min(ends[0], low)
         ends[1] = max(ends[1], high)
     settle_counts(e, bins, width, cells, held, plain, reached, len(x), nans, placed)
+    if stood:
+        place = np.sum(thresholds[e, : bins[e] + 1] <= value[0])
+        placed[place if place <= bins[e] else width + 1] -= stood
+        placed[width + 2] += stood
 
 
 @njit(nogil=True, cache=True)
@@ -269,11 +308,12 @@ def fold_rows(values, bits, valid, first_bit, slots, edge_rows, edges, counts, m
     one_row = 0 if len(thresholds) == 1 else -1
     by_cells = np.all(cells[1] > 0)
     place = np.empty(BLOCK, np.int32)
-    scratch, gone = np.empty(BLOCK, values.dtype), np.empty(BLOCK // 8, np.uint8)
+    scratch, room = np.empty(BLOCK, values.dtype), np.empty(9 * BLOCK // 8, np.uint8)
     scratch_bits = scratch.view(bits.dtype)
     for start in range(0, len(values), BLOCK):
         x, s = values[start : start + BLOCK], slots[start : start + BLOCK]
-        if len(valid) and with_nulls(bits[start : start + BLOCK], valid, first_bit + start, gone, scratch_bits):
+        if len(valid) and find_nulls(len(x), valid, first_bit + start, room):
+            fill_nulls(bits[start : start + BLOCK], room.view(np.int8), bits.dtype.type(-1), scratch_bits)
             x = scratch[: len(x)]
         if by_cells:
             places_by_cells(x, s, edge_rows, one_row, cells, width, place)

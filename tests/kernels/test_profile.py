@@ -1,6 +1,7 @@
 """profile: the CPU kernel against numpy.histogram and rational arithmetic, for every cut into batches and every shape."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,6 +92,46 @@ def test_columns_equal_a_call_for_each():
         p.profile(column, slot, edges, alone)
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("odd", [False, True])
+def test_arrow_buffers_with_nulls_and_an_offset(dtype, odd):
+    """The first block has no value at all, the second some at its end, the third is full, the last has a few nulls."""
+    rng = np.random.default_rng(8)
+    values, null = sample(rng, 7003, dtype, odd), rng.random(7003) < 0.02
+    null[:3000], null[3000:6100] = True, False
+    edges = p.quantile_edges(values, 32)
+    array = pa.array(values, mask=null)[3:]
+    valid, data = (np.frombuffer(buffer, np.uint8) for buffer in array.buffers())
+    data = data.view(dtype)[array.offset : array.offset + len(array)].copy()
+    expected = naive.profile(np.where(null, np.nan, values)[3:].astype(dtype), 0, edges, 1)
+    whole, parts, rows = p.empty(1), p.empty(1), p.empty(1)
+    agree(p.profile(data, 0, edges, whole, valid=valid, first_bit=array.offset), expected)
+    agree(p.profile(data, np.zeros(len(data), np.int32), edges, rows, valid=valid, first_bit=array.offset), expected)
+    for start in range(0, len(data), 1111):
+        p.profile(data[start : start + 1111], 0, edges, parts, valid=valid, first_bit=array.offset + start)
+    agree(parts, expected)
+    alone = p.Profile(np.zeros((1, 35), np.int64))
+    p.profile(data, 0, edges, alone, valid=valid, first_bit=array.offset)
+    np.testing.assert_array_equal(alone.counts, expected[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.0, 3e38])
+def test_nothing_but_nulls_or_one_odd_value(dtype, value):
+    edges, values = p.uniform_edges(0, 4, 32), np.full(2500, value, dtype)
+    for valid in (None, np.zeros(313, np.uint8), np.packbits(np.arange(2504) % 3 == 0, bitorder="little")):
+        agree(p.profile(values, 0, edges, p.empty(1), valid=valid), naive.profile(values, 0, edges, 1, valid))
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_more_series_than_rows(n):
+    rng = np.random.default_rng(n)
+    values, slots, edges = sample(rng, n, np.float64), rng.integers(-1, 200, n).astype(np.int32), p.uniform_edges(-9, 40)
+    agree(p.profile(values, slots, edges, p.empty(200)), naive.profile(values, slots, edges, 200))
+    columns = p.profile(np.zeros((n, 0)), np.arange(n, dtype=np.int32), edges, p.empty(200))
+    assert not columns.counts.any()
 
 
 @settings(max_examples=60, deadline=None)
