@@ -58,6 +58,24 @@ def test_the_cut_into_batches_does_not_matter(data):
     assert all(np.isfinite(a).all() for a in whole)
 
 
+@pytest.mark.parametrize(("n", "devices"), [(0, 0), (0, 3), (1, 1), (1, 90), (40, 500)])
+def test_few_rows_and_more_devices_than_rows(n, devices):
+    """Every device is as it would be alone, and devices without a row stay as they were."""
+    rng = np.random.default_rng(n)
+    x, slots = rng.normal(size=(n, 2)), rng.integers(-1, max(devices, 1), n).astype(np.int32)
+    x[::7, 0], x[3::7, 1] = np.inf, np.nan
+    state, untouched = empty(devices, 2, 3), empty(devices, 2, 3)
+    got = mahalanobis(x, slots, state, warmup=1)
+    assert np.isnan(got.score[slots < 0]).all()
+    for i in np.flatnonzero(slots >= 0)[:8]:
+        mine = slots == slots[i]
+        alone = mahalanobis(x[mine], np.zeros(mine.sum(), np.int32), empty(1, 2, 3), warmup=1)
+        np.testing.assert_array_equal(alone.score, got.score[mine])
+    idle = np.setdiff1d(np.arange(devices), slots)
+    for a, b in zip(state, untouched, strict=True):
+        np.testing.assert_array_equal(a[idle], b[idle])
+
+
 def test_one_device_does_not_depend_on_another():
     x = telemetry(300, 3, 0)
     alone = mahalanobis(x, np.zeros(300, np.int32), empty(1, 3)).score

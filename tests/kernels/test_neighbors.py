@@ -1,5 +1,7 @@
 """neighbors: against the oracle, per segment, with ties, duplicates and rows nobody should send; the banded search against its recall."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,6 +41,22 @@ def test_nearest_agrees_with_the_oracle(n, m, d, k, groups, seed):
     at = np.nonzero(real)
     exact = np.sqrt(((queries[at[0]].astype(np.float64) - reservoir[got.row[real]]) ** 2).sum(1))
     assert_close("neighbors", got.distance[real], exact)
+
+
+def test_queries_in_any_cut_have_the_same_neighbors():
+    rng = np.random.default_rng(4)
+    queries, reservoir = rows(70, 33, 4), rows(300, 33, 5)
+    queries[::13, 2], reservoir[::17, 0] = np.nan, np.inf
+    hot = {"starts": np.array([0] * 3 + [300] * 300), "segments": np.full(70, 2, np.int32)}  # one segment has all rows
+    whole = nearest(queries, reservoir, 4)
+    cuts = [0, *sorted(rng.integers(0, 71, 4)), 70]
+    for options in ({}, hot):
+        parts = [
+            nearest(queries[a:b], reservoir, 4, **(options | {"segments": hot["segments"][a:b]} if options else {}))
+            for a, b in itertools.pairwise(cuts)
+        ]
+        np.testing.assert_array_equal(np.concatenate([part.row for part in parts]), whole.row)
+        np.testing.assert_array_equal(np.concatenate([part.distance for part in parts]), whole.distance)
 
 
 def test_duplicates_are_at_distance_zero():

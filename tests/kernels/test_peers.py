@@ -37,6 +37,19 @@ def test_one_hot_group():
     assert result.values.tolist() == [[0] * 3] * 4 + [[20_000] * 3] + [[0] * 3]
 
 
+def test_a_group_does_not_depend_on_the_others_or_on_the_order_of_rows():
+    rng = np.random.default_rng(1)
+    x, group = rng.normal(size=(60, 2)).astype(np.float32), rng.integers(-1, 7, 60).astype(np.int32)
+    x[::9, 0], x[4::11, 1] = np.nan, np.inf
+    whole = peers(x, group, 90)  # more groups than rows
+    order = rng.permutation(60)
+    np.testing.assert_array_equal(peers(x[order], group[order], 90).deviation, whole.deviation[order])
+    for g in range(7):
+        mine = group == g
+        np.testing.assert_array_equal(peers(x[mine], group[mine], 90).deviation, whole.deviation[mine])
+    assert np.isnan(whole.deviation[group < 0]).all()
+
+
 def test_a_value_off_a_shared_median_is_infinitely_odd_unless_a_least_spread_is_given():
     x, group = np.array([[1.0], [1.0], [1.0], [3.0]]), np.zeros(4, np.int32)
     assert peers(x, group, 1).deviation[:, 0].tolist() == [0, 0, 0, np.inf]

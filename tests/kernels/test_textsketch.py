@@ -68,6 +68,18 @@ def test_the_cut_into_batches_does_not_matter():
             np.testing.assert_array_equal(a[0], b[i])
 
 
+def test_nulls_in_any_cut():
+    rng = np.random.default_rng(1)
+    data, offsets = ragged([" ".join(rng.choice(VOCABULARY, k)).encode() for k in rng.integers(0, 9, 83)])
+    for valid in (rng.integers(0, 256, 12, np.uint8), np.zeros(12, np.uint8)):
+        whole = textsketch(data, offsets, valid=valid, first_bit=3)
+        for start in range(0, 83, 19):
+            part = textsketch(data, offsets[start : start + 20], valid=valid, first_bit=3 + start)
+            for a, b in zip(part, whole, strict=True):
+                np.testing.assert_array_equal(a, b[start : start + 19])
+    assert not whole.projection.any() and (whole.minhash == NO_HASH).all()
+
+
 def test_the_sketches_estimate_what_they_say():
     rng = np.random.default_rng(1)
     base = list(rng.choice(VOCABULARY, 300))
