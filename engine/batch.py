@@ -28,6 +28,21 @@ def bounded(key: str) -> str:
     return f"{key[: KEY_CHARACTERS - 1 - len(digest)]}~{digest}"
 
 
+def distinct(codes: np.ndarray, values: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the distinct ones of codes under `values`, in order; the position of each row's among them). Without sorting, where there are no
+    more values than a few times the rows.
+
+    >>> distinct(np.array([3, 1, 3]), 5)[0].tolist(), distinct(np.array([3, 1, 3]), 5)[1].tolist()
+    ([1, 3], [1, 0, 1])
+    """
+    if values > 4 * len(codes):
+        unique, inverse = np.unique(codes, return_inverse=True)
+        return unique, inverse
+    there = np.zeros(values, np.bool_)
+    there[codes] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[codes]
+
+
 class Batch:
     """Rows of one stream in the order of their partition.
 
@@ -121,11 +136,12 @@ class Batch:
             codes, values = self.codes(parts[0])
             texts = [str(v) or "-" for v in values]
             return codes, texts if max(map(len, texts), default=0) <= KEY_CHARACTERS else [bounded(word) for word in texts]
-        combined = np.zeros(len(self), np.int64)
+        combined, most = np.zeros(len(self), np.int64), 1
         for name in parts:
             codes, values = self.codes(name)
             combined = combined * max(1, len(values)) + codes
-        unique, inverse = np.unique(combined, return_inverse=True)
+            most *= max(1, len(values))
+        unique, inverse = distinct(combined, most)
         keys = []
         for value in unique.tolist():
             words: list[str] = []

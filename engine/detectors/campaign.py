@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from engine.batch import Batch
+from engine.batch import Batch, distinct
 from engine.detectors import campaign_signature as signature
 from engine.detectors.campaign_evidence import explained, summary
 from engine.detectors.campaign_groups import Population, group_in, halves, kinds, learn, regions
@@ -77,18 +77,22 @@ class Campaign:
 
     def observe(self, batch: Batch, state: State) -> None:
         """Add the rows to their accounts' open hours; late rows are left out, their hour may be closed."""
-        rows = np.flatnonzero(~batch.late)
-        if not len(rows):
+        rows: np.ndarray | slice = np.flatnonzero(~batch.late) if batch.late.any() else slice(None)
+        time_us = batch.time_us[rows]
+        if not len(time_us):
             return
         codes, names = batch.keys(("principal",))
         values, kind, size = signature.content(batch)
-        told = values, signature.bins(batch, kind, size)
-        hours = batch.time_us[rows] // HOUR_US
-        for hour in np.unique(hours).tolist():
-            mine = rows[hours == hour]
-            used, of_row = np.unique(codes[mine], return_inverse=True)
-            slots = state.slots(OPEN, [f"{hour}|{names[c]}" for c in used.tolist()], int(batch.time_us[mine].max()))
-            signature.fold(batch, mine, slots[of_row], told, state["campaign.open.sums"], state["campaign.open.last_us"])
+        of_bins = signature.bins(batch, kind, size)
+        first, last = int(time_us.min()) // HOUR_US, int(time_us.max()) // HOUR_US
+        hours = time_us // HOUR_US if first < last else None
+        for hour in [first] if hours is None else np.unique(hours).tolist():
+            mine = rows if hours is None else np.arange(len(batch))[rows][hours == hour]
+            used, of_row = distinct(codes[mine], len(names))
+            when = batch.time_us[mine]
+            slots = state.slots(OPEN, [f"{hour}|{names[c]}" for c in used.tolist()], int(when.max()))
+            sums, last_us = state["campaign.open.sums"], state["campaign.open.last_us"]
+            signature.fold(hour, when, slots[of_row], values[mine], of_bins[mine], sums, last_us)
 
     def collect(self, state: State, before_us: int) -> list[Sketch]:
         """Signatures of the hours that end by then, and no trace of them in the state."""

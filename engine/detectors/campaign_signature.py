@@ -32,14 +32,16 @@ M1 = np.uint64(0xBF58476D1CE4E5B9)
 
 
 def content(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(float32[n, CONTENT] of each row, int64[n] 0 text, 1 embedding, -1 neither, int64[n] bytes of text)."""
+    """(float32[n, CONTENT] of each row, or [n, 0] where none has content, int64[n] 0 text, 1 embedding, -1 neither, int64[n] bytes of
+    text)."""
     n = len(batch)
-    values, kind, size = np.zeros((n, CONTENT), np.float32), np.full(n, -1), np.zeros(n, np.int64)
+    values, kind, size = np.zeros((n, 0), np.float32), np.full(n, -1), np.zeros(n, np.int64)
     vectors = embedding(batch)
     if vectors is not None:
         norm = np.linalg.norm(vectors, axis=1, keepdims=True)
         fit = (np.isfinite(norm) & (norm > 0))[:, 0]
         signs = np.random.default_rng(0).choice([-1.0, 1.0], (vectors.shape[1], CONTENT)).astype(np.float32) / np.sqrt(CONTENT)
+        values = np.zeros((n, CONTENT), np.float32)
         values[fit] = (vectors[fit] / norm[fit]) @ signs
         kind[fit] = 1
     if "prompt" in batch.columns:
@@ -48,82 +50,71 @@ def content(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         fit = (kind < 0) & (size > 0)
         if fit.any():
             projection = textsketch(text["data"], text["starts"], dims=CONTENT, hashes=0).projection
+            if not values.shape[1]:
+                values = np.zeros((n, CONTENT), np.float32)
             values[fit] = projection[fit]
             kind[fit] = 0
     return values, kind, size
 
 
 def bins(batch: Batch, kind: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """int16[n, 6] columns of a signature that each row counts in, -1 for none; gaps are not among them."""
-    tokens = np.nan_to_num(batch.floats("input_tokens")) if "input_tokens" in batch.columns else np.zeros(len(batch))
-    return np.column_stack([
-        np.full(len(batch), BLOCKS["requests"].start),
-        np.where(kind >= 0, BLOCKS["kind"].start + kind, -1),
-        column("bytes", power_of_two(np.where(size > 0, size, tokens), 2)),
-        column("output", power_of_two(batch.floats("output_tokens"), 0) if "output_tokens" in batch.columns else np.full(len(batch), -1)),
-        column("parameters", parameters(batch)),
-        column("hours", batch.time_us // HOUR_US % 24),
-    ]).astype(np.int16)  # fmt: skip
-
-
-def column(block: str, at: np.ndarray) -> np.ndarray:
-    """Columns of a block, by place in it; a place beyond the block is its last, a negative one is none."""
-    place = BLOCKS[block]
-    return np.where(at >= 0, np.minimum(place.start + at, place.stop - 1), -1)
-
-
-def power_of_two(values: np.ndarray, low: int) -> np.ndarray:
-    """int64: which power of two a value reaches, from 2**low on; -1 where it is null or 0."""
-    known = np.nan_to_num(values.astype(np.float64))
-    return np.where(known > 0, np.maximum(0, np.log2(np.maximum(known, 1)).astype(np.int64) - low), -1)
+    """int16[n, 7] columns of a signature that each row counts in, -1 for none; the last two are for hours and gaps, which `fold` fills
+    in."""
+    out = np.full((len(batch), 7), -1, np.int16)
+    out[:, 0] = BLOCKS["requests"].start
+    told = kind.max(initial=-1) >= 0
+    if told:
+        out[:, 1] = np.where(kind >= 0, BLOCKS["kind"].start + kind, -1)
+    if told or "input_tokens" in batch.columns:
+        tokens = batch.floats("input_tokens").astype(np.float64) if "input_tokens" in batch.columns else np.zeros(len(batch))
+        rowsums.powers(np.where(size > 0, size, tokens) if told else tokens, 2, BLOCKS["bytes"], out[:, 2])
+    if "output_tokens" in batch.columns:
+        rowsums.powers(batch.floats("output_tokens").astype(np.float64), 0, BLOCKS["output"], out[:, 3])
+    out[:, 4] = BLOCKS["parameters"].start + parameters(batch)
+    return out
 
 
 def parameters(batch: Batch) -> np.ndarray:
     """int64[n]: bucket of the hash of the model and the sampling parameters."""
-    return ((parameter_hash(batch) * M1) >> np.uint64(60)).astype(np.int64)
+    h, codes = distinct_hashes(batch)
+    bucket = ((h * M1) >> np.uint64(60)).astype(np.int64)
+    return bucket if codes is None else bucket[codes]
 
 
 def parameter_hash(batch: Batch) -> np.ndarray:
     """uint64[n]: hash of the model and the sampling parameters."""
+    h, codes = distinct_hashes(batch)
+    return h if codes is None else h[codes]
+
+
+def distinct_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+    """The hash of each row's model and sampling parameters, and None; or, where there are no parameters, of each model, and each row's
+    position in them."""
+    if not len(batch):
+        return np.empty(0, np.uint64), None
     codes, models = batch.codes("model") if "model" in batch.columns else (np.zeros(len(batch), np.int32), [""])
     named = ragged(pa.array([m or "" for m in models], pa.large_string()))
-    of_model = hashes(named["data"], named["starts"])
-    h = of_model[codes] if len(models) else np.zeros(len(batch), np.uint64)
+    h, of_rows = hashes(named["data"], named["starts"]), False
     for name in PARAMETERS:
-        value = batch.floats(name).astype(np.float32) if name in batch.columns else np.full(len(batch), np.nan, np.float32)
-        h = ((h ^ np.where(np.isnan(value), np.float32(-7.5), value).view(np.uint32)) + PHI) * M1
+        value = np.full(1, -7.5, np.float32)
+        if name in batch.columns:
+            if not of_rows:
+                h, of_rows = h[codes], True
+            value = batch.floats(name)
+            value = np.where(np.isnan(value), np.float32(-7.5), value)
+        h = ((h ^ value.view(np.uint32)) + PHI) * M1
         h ^= h >> np.uint64(31)
-    return h
-
-
-def gaps(slot: np.ndarray, time_us: np.ndarray, last_us: np.ndarray) -> np.ndarray:
-    """int64[n] columns of the gap since the slot's last request, -1 for its first. `last_us` int64[S], 0 for none yet, is brought up to
-    date."""
-    order = np.argsort(slot, kind="stable")
-    at, when = slot[order], time_us[order]
-    before = np.empty(len(order), np.int64)
-    first = np.append(True, at[1:] != at[:-1])[: len(order)]
-    before[1:] = when[:-1]
-    before[first] = last_us[at[first]]
-    gap = np.full(len(order), -1)
-    told = before > 0
-    gap[told] = np.log(np.maximum(1.0, (when[told] - before[told]) / 1e6)).astype(np.int64)
-    last = np.append(first[1:], True)[: len(order)]
-    last_us[at[last]] = when[last]
-    out = np.empty(len(order), np.int64)
-    out[order] = column("gaps", gap)
-    return out
+    return h, None if of_rows else codes
 
 
 def fold(
-    batch: Batch, rows: np.ndarray, slot: np.ndarray, told: tuple[np.ndarray, np.ndarray], sums: np.ndarray, last_us: np.ndarray
+    hour: int, time_us: np.ndarray, slot: np.ndarray, values: np.ndarray, of_bins: np.ndarray, sums: np.ndarray, last_us: np.ndarray
 ) -> None:
-    """Add these rows of a batch to their slots' signatures; `told`: content and bins of all the batch's rows."""
-    values, of_bins = told
-    keep = slot >= 0
-    rows, slot = rows[keep], slot[keep]
-    gap = gaps(slot, batch.time_us[rows], last_us)
-    rowsums.fold(slot, values[rows], np.column_stack([of_bins[rows], gap]).astype(np.int16), sums)
+    """Add rows of that hour to their slots' signatures (slot < 0: none); `values`, `of_bins`: as of `content` and `bins`, whose last
+    two columns are filled in. `last_us`: int64[S] time of each slot's last request, 0 for none yet; it is brought up to date."""
+    of_bins[:, 5] = BLOCKS["hours"].start + hour % 24
+    rowsums.gaps(slot, time_us, BLOCKS["gaps"], of_bins[:, 6], last_us)
+    rowsums.fold(slot, values, of_bins, sums)
 
 
 def compared(sums: np.ndarray) -> np.ndarray:

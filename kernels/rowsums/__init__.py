@@ -29,3 +29,29 @@ def fold(slot: np.ndarray, values: np.ndarray, bins: np.ndarray, sums: np.ndarra
     if n and not slot.max() < len(sums):
         raise ValueError(f"slots must be rows of sums, under {len(sums)}, not {int(slot.max())}")
     cpu.fold(slot, values, bins, np.float32(GRAIN), sums)
+
+
+def powers(values: np.ndarray, low: int, columns: slice, out: np.ndarray) -> None:
+    """Which of the columns each value falls into, by the power of two that it reaches: the first under 2**(low + 1), the last from
+    2**(low + last place) on. `values`: float64[n]. `out`: int16[n], -1 where a value is NaN or not over 0.
+
+    >>> out = np.zeros(5, np.int16)
+    >>> powers(np.array([0.0, 1, 8, 9e9, np.nan]), 2, slice(10, 14), out)
+    >>> out.tolist()
+    [-1, 10, 11, 13, -1]
+    """
+    cpu.powers(values, 2.0 ** (low + 1), columns.start, columns.stop - columns.start - 1, out)
+
+
+def gaps(slot: np.ndarray, time_us: np.ndarray, columns: slice, out: np.ndarray, last_us: np.ndarray) -> None:
+    """Which of the columns the time since the slot's last row falls into, by the power of e that its seconds reach (the first under e,
+    the last all beyond). `slot`: int32[n], < 0 is passed over; `time_us`: int64[n]. `out`: int16[n], -1 for a slot's first row.
+    `last_us`: int64[S], 0 for none yet, is brought up to date.
+
+    >>> out, last_us = np.zeros(3, np.int16), np.zeros(1, np.int64)
+    >>> gaps(np.int32([0, 0, 0]), np.array([1_000_000, 3_000_000, 6_000_000]), slice(5, 13), out, last_us)
+    >>> out.tolist(), last_us.tolist()
+    ([-1, 5, 6], [6000000])
+    """
+    edges = np.ceil(1e6 * np.exp(np.arange(1.0, columns.stop - columns.start))).astype(np.int64)
+    cpu.gaps(slot, time_us, edges, columns.start, out, last_us)
