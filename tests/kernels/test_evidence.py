@@ -54,6 +54,24 @@ def test_any_values_in_any_cut(values, null_mean, direction, kind, cut):
     np.testing.assert_array_equal(np.concatenate([first, second]), e)
 
 
+@pytest.mark.parametrize("n", [0, 1, 3, 200])
+def test_rows_of_many_slots_in_any_cut(n):
+    """A hot slot, slots left out, more slots than rows, odd values; the slots take turns in every batch."""
+    rng = np.random.default_rng(n)
+    values, slots = rng.normal(0.5, 1, n), rng.integers(-1, 50, n).astype(np.int32)
+    values[::7], values[3::11], values[5::13] = np.nan, np.inf, -np.inf
+    slots[::2] = 9
+    whole, e = evidence(values, slots, 0.4, bets_for(0.4), fresh(50, "cusum"), kind="cusum")
+    parts = fresh(50, "cusum")
+    cuts = range(0, max(n, 1), 17)
+    got = [evidence(values[a : a + 17], slots[a : a + 17], 0.4, bets_for(0.4), parts, kind="cusum")[1] for a in cuts]
+    np.testing.assert_array_equal(np.concatenate(got), e)
+    np.testing.assert_array_equal(parts, whole)
+    expected_state, expected_e = naive.evidence(values, slots, np.full(50, 0.4), np.tile(bets_for(0.4), (50, 1)), 50, "cusum", cap=1e15)
+    assert_close("evidence", whole, expected_state)
+    assert_close("evidence", e, expected_e)
+
+
 def test_growth_stops_at_the_cap_and_recovers():
     state = fresh(1, "cusum")
     _, e = evidence(np.ones(5000), 0, 0.1, bets_for(0.1, "rise"), state)

@@ -105,9 +105,11 @@ def test_cardinality(on_gpu, n):
     registers, counts, bits = np.zeros((3, 64), np.uint8), np.zeros((3, 4, 128), np.int32), np.zeros((3, 16), np.uint64)
     there = [on_gpu(a) for a in (items, slots, registers, counts, bits)]
     cardinality.add_distinct(items, slots, registers)
-    cardinality.add_distinct(*there[:3])
     cardinality.add_counts(items, slots, counts, weights)
-    cardinality.add_counts(there[0], there[1], there[3], on_gpu(weights))
+    for part in (slice(0, n // 3), slice(n // 3, n)):
+        mine = on_gpu(items[part]), on_gpu(slots[part])
+        cardinality.add_distinct(*mine, there[2])
+        cardinality.add_counts(*mine, there[3], on_gpu(weights[part]))
     cardinality.add_members(items[::3], slots[::3], bits)
     cardinality.add_members(on_gpu(items[::3]), on_gpu(slots[::3]), there[4])
     for got, expected in zip(there[2:], (registers, counts, bits.view(np.int64)), strict=True):

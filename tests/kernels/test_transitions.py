@@ -36,6 +36,17 @@ def test_equals_the_oracle_in_any_cut(rows, cut, prior, vocabulary, learn):
     assert counts.sum() == (6 * np.count_nonzero(slots >= 0) if learn else 0)
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 50])
+def test_one_hot_slot_in_any_cut(n):
+    tokens, (contexts, counts), cut = np.random.default_rng(n).integers(1, 5, n).astype(np.uint64), fresh(), fresh()
+    whole = transitions(tokens, 3, contexts, counts, prior=2.0, vocabulary=50)[2]
+    expected, _, _ = naive.transitions(tokens.tolist(), [3] * n, [0] * n, prior=2.0, vocabulary=50, learn=True)
+    assert_close("transitions", whole, np.array(expected))
+    parts = [transitions(tokens[i : i + 1], 3, *cut, prior=2.0, vocabulary=50)[2] for i in range(n)]
+    np.testing.assert_array_equal(np.concatenate([whole[:0], *parts]), whole)
+    np.testing.assert_array_equal(cut[1], counts)
+
+
 def test_counts_of_two_workers_add():
     rng = np.random.default_rng(0)
     tokens, slots = rng.integers(1, 9, 400).astype(np.uint64), (np.arange(400) % 4).astype(np.int32)
