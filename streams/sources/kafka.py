@@ -78,6 +78,8 @@ class KafkaSource:
         what a callback raises, `poll` raises."""
         self._on_assigned, self._on_revoked, self._on_lost = assigned, revoked, lost or revoked
         self._consumer.subscribe(topics=self._topics, listener=Listener(self))
+        for topic in self._topics:  # known before we join: who leads a group and does not know a topic yet gives nobody its partitions
+            self._consumer.partitions_for_topic(topic)
 
     def poll(self, timeout_s: float, max_bytes: int) -> list[RawBatch]:
         """Records that have come, at most about `fetch_max_bytes` in all; RawBatches of at most about `max_bytes` each."""

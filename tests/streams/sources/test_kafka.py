@@ -52,7 +52,7 @@ def owned(source: KafkaSource) -> set[Partition]:
     return have
 
 
-def turns(sources: list[KafkaSource], reached: Callable[[], bool], busy_s: float, within_s: float = 60.0) -> None:
+def turns(sources: list[KafkaSource], reached: Callable[[], bool], busy_s: float, within_s: float = 120.0) -> None:
     """Let members poll in turn, each busy for a while after its poll, until something is reached."""
     deadline = time.monotonic() + within_s
     while not reached():
