@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import resource
 import time
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import machine
 from kernels.neighbors import Pairs, banded_pairs, recall, similar_pairs
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -99,7 +99,10 @@ def main() -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "pairs.json").write_text(
-        json.dumps({"machine": machine(), "least": LEAST, "bands": BANDS, "bits": BITS, "rows": rows}, indent=1) + "\n"
+        json.dumps(
+            {"machine": platform.processor() or platform.machine(), "least": LEAST, "bands": BANDS, "bits": BITS, "rows": rows}, indent=1
+        )
+        + "\n"
     )
     plot(rows, options.out / "pairs.svg")
 

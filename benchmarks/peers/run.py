@@ -124,7 +124,7 @@ def alibi_mmd(n: int = 1000) -> dict:
     from alibi_detect.cd import MMDDriftOnline
 
     rows = work.embeddings(n, work.DIMS, 10)
-    detector = MMDDriftOnline(work.embeddings(1000, work.DIMS, 9), ert=10, window_size=work.WINDOW, backend="pytorch", n_bootstraps=2000)
+    detector = MMDDriftOnline(work.embeddings(1000, work.DIMS, 9), ert=150, window_size=work.WINDOW, backend="pytorch", n_bootstraps=1500)
     return timed("alibi-detect online MMD", n, lambda: float(sum(detector.predict(row)["data"]["test_stat"] for row in rows)))
 
 
