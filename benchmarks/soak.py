@@ -1,10 +1,11 @@
 """A `telltale run` process on a real Kafka for minutes: what it idles at, its full load, how late alerts are at half of that, what a dead sink does
 to its memory, and whether memory stays flat.
 
-    python -m benchmarks.soak [--minutes 10] [--latency-s 30] [--down-s 60] [--load 0.25]      (0 leaves a phase out)
+    python -m benchmarks.soak [--minutes 10] [--latency-s 30] [--down-s 60] [--load 0.25] [--stall all --stall-s 12]      (0 leaves a phase out)
 
-Traffic is inference rows, 50 JSON lines a record, and single hardware records of which each must become an alert. The broker and the producer
-share the machine. An alert's delay runs from the row's own time, taken when it is sent, to its arrival at a consumer of the alerts topic.
+Traffic is inference rows, 50 JSON lines a record, and single hardware records of which each must become an alert (`probes.py`). The broker and
+the producer share the machine. An alert's delay runs from the row's own time, taken when it is sent, to its arrival at a consumer of the
+alerts topic. `--stall`: meanwhile the engine, the broker, the producer or the processor is made to stand still or to starve, in turn.
 """
 
 from __future__ import annotations
@@ -13,93 +14,26 @@ import argparse
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from benchmarks.probes import LINES, PARTITIONS, QUIET_S, Arrivals, Traffic, account
 from tests.e2e.chaos.proxy import Proxy
 from tests.e2e.service import Service
 from tests.support.kafka import Broker
 
-LINES, PARTITIONS, PROBES_A_SECOND, PREFILLED = 50, 4, 20, 400_000
-TICK_S = 0.1
-DEVICES_PER_PROBE_A_SECOND = 12
-"""None comes round before its alert has resolved, so each row is an alert of its own."""
-
-
-class Traffic:
-    """Writes rows at a rate until stopped; `sent`: rows; `probes`: device and time of each row that must become an alert."""
-
-    def __init__(self, bootstrap: str, topics: dict[str, str]):
-        self.producer = KafkaProducer(bootstrap_servers=bootstrap, acks=1, linger_ms=5, batch_size=1 << 18, compression_type="lz4")
-        self.topics, self.sent, self.probes = topics, 0, dict[int, float]()
-        generator = np.random.default_rng(0)
-        self.bodies = [
-            orjson.dumps({"principal": f"p{p}", "model": f"m{p % 4}", "input_tokens": int(t), "duration_s": round(float(d), 3)})[1:]
-            for p, t, d in zip(
-                generator.integers(0, 500, 5000), generator.lognormal(6, 1, 5000), generator.gamma(2, 0.5, 5000), strict=True
-            )
-        ]
-        self._next = self._probed = 0
-
-    def record(self) -> None:
-        """Fifty rows of now."""
-        start = b'{"time":%d,' % (time.time_ns() // 1000)
-        first = self._next % (len(self.bodies) - LINES)
-        self.producer.send(
-            self.topics["inference"], b"\n".join([start + b for b in self.bodies[first : first + LINES]]), partition=self._next % PARTITIONS
-        )
-        self._next += 1
-        self.sent += LINES
-
-    def probe(self, devices: int) -> None:
-        """One row that must become an alert: another device each time, until they come round."""
-        now = self._probed = max(time.time_ns() // 1000, self._probed + 1)
-        row = {"time": now, "host": f"h{len(self.probes) % devices}", "device": "gpu0", "xid": 79, "log": "NVRM: Xid (PCI:0): 79"}
-        self.producer.send(self.topics["hardware"], orjson.dumps(row), partition=0)
-        self.probes[now] = now / 1e6
-
-    def run(self, rate: float, seconds: float, probes_a_second: float = PROBES_A_SECOND) -> None:
-        """So many rows a second for so long."""
-        started = time.monotonic()
-        base_rows, base_probes = self.sent, len(self.probes)
-        while (passed := time.monotonic() - started) < seconds:
-            while self.sent - base_rows < rate * passed:
-                self.record()
-            while len(self.probes) - base_probes < probes_a_second * passed:
-                self.probe(int(probes_a_second * DEVICES_PER_PROBE_A_SECOND))
-            time.sleep(TICK_S / 5)
-        self.producer.flush()
-
-
-class Arrivals:
-    """Reads the alerts topic; when each onset of a rule's alert arrived, and how often a version came twice."""
-
-    def __init__(self, bootstrap: str, topic: str):
-        self.consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, fetch_max_wait_ms=20)
-        self.consumer.assign([TopicPartition(topic, 0)])
-        self.consumer.seek_to_beginning()
-        self.at, self.versions, self.duplicates, self.stop = dict[int, float](), set[tuple[str, int]](), 0, threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        while not self.stop.is_set():
-            for records in self.consumer.poll(timeout_ms=50).values():
-                now = time.time()
-                for record in records:
-                    alert = json.loads(record.value)["data"]
-                    version = (alert["id"], alert["sequence"])
-                    self.duplicates += version in self.versions
-                    self.versions.add(version)
-                    if alert["detector"] == "rules":
-                        self.at.setdefault(alert["onset_us"], now)
+PREFILLED = 400_000
+STALLS = ("engine", "broker", "producer", "cpu")
+STALL_EVERY_S = 20.0
 
 
 class Watched:
@@ -129,6 +63,45 @@ class Watched:
         return np.array([s for s in self.samples if s[0] >= when]).reshape(-1, 2)
 
 
+class Stalls:
+    """Makes one part after the other stand still for `seconds`, `STALL_EVERY_S` apart, until stopped; `cpu` starves them all."""
+
+    def __init__(self, kinds: list[str], seconds: float, service: Service, broker: Broker, traffic: Traffic):
+        self.kinds, self.seconds, self.service, self.broker, self.traffic = kinds, seconds, service, broker, traffic
+        self.done, self.stop = Counter[str](), threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Stalls:
+        if self.kinds:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        if self.kinds:
+            self.thread.join()
+
+    def _run(self) -> None:
+        while not self.stop.wait(STALL_EVERY_S):
+            kind = self.kinds[self.done.total() % len(self.kinds)]
+            self.done[kind] += 1
+            if kind == "producer":
+                self.traffic.held.set()
+                self.stop.wait(self.seconds)
+                self.traffic.held.clear()
+            elif kind == "cpu":
+                loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * (os.cpu_count() or 1))]
+                self.stop.wait(self.seconds)
+                for loop in loops:
+                    loop.kill()
+                    loop.wait()
+            else:
+                process = self.service.process if kind == "engine" else self.broker.process
+                process.send_signal(signal.SIGSTOP)
+                self.stop.wait(self.seconds)
+                process.send_signal(signal.SIGCONT)
+
+
 def gauge(service: Service, name: str) -> float:
     """The sum of a metric over its labels."""
     return sum(float(v) for v in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", service.get("/metrics"), re.M))
@@ -150,17 +123,19 @@ def slope(samples: np.ndarray) -> float:
 
 
 def main() -> int:
-    """All phases; prints one JSON object, and exits with 1 when an alert was lost."""
+    """All phases; prints one JSON object, and exits with 1 when a row that must become an alert did not."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--latency-s", type=float, default=30)
     parser.add_argument("--down-s", type=float, default=60)
     parser.add_argument("--load", type=float, default=0.25, help="of the full load, in the soak")
+    parser.add_argument("--stall", choices=("all", *STALLS), action="append", default=[], help="what stands still, in the soak")
+    parser.add_argument("--stall-s", type=float, default=12)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         said = run(Path(folder), options)
     print(json.dumps(said, indent=1))
-    return 1 if said["alerts_lost"] else 0
+    return 0 if said["fates"].keys() <= {"found"} and not said["reader_fault"] else 1
 
 
 def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -172,7 +147,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     topics = {"inference": cluster.topic(PARTITIONS, "inference"), "hardware": cluster.topic(1, "hardware")}
     service = Service(
         folder, cluster, [{"name": topic, "stream": stream, "encoding": "json"} for stream, topic in topics.items()],
-        detectors={"rules": {"quiet_s": 5}, "missing": None}, limits={"outbox_messages": 5000}, checkpoint={"dir": str(folder / "c"), "interval_s": 5},
+        detectors={"rules": {"quiet_s": QUIET_S}, "missing": None}, limits={"outbox_messages": 5000}, checkpoint={"dir": str(folder / "c"), "interval_s": 5},
     )  # fmt: skip
     service.config["sinks"]["out"]["bootstrap"] = f"127.0.0.1:{proxy.port}"
     traffic = Traffic(cluster.bootstrap, topics)
@@ -194,15 +169,18 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             said |= sink_down(service, traffic, watched, proxy, full, options.down_s)
         if options.minutes:
             started = time.monotonic()
-            traffic.run(options.load * full, 60 * options.minutes)
+            with Stalls(list(STALLS) if "all" in options.stall else options.stall, options.stall_s, service, broker, traffic) as stalls:
+                traffic.run(options.load * full, 60 * options.minutes)
             samples = watched.since(started)
             said |= {
                 "soak_minutes": options.minutes, "soak_rows_per_s": round(options.load * full), "rss_mb_first": round(samples[len(samples) // 5, 1]),
-                "rss_mb_last": round(samples[-1, 1]), "rss_slope_mb_per_minute": slope(samples),
+                "rss_mb_last": round(samples[-1, 1]), "rss_slope_mb_per_minute": slope(samples), "devices": traffic.devices,
+                "stalls": dict(stalls.done), "late_rows": gauge(service, "telltale_late_rows_total"),
             }  # fmt: skip
-        wait(lambda: traffic.probes.keys() <= arrivals.at.keys() or time.sleep(0.5), 60)
+        traffic.end()
+        wait(lambda: arrivals.fault or traffic.probes.keys() <= arrivals.resolved or time.sleep(0.5), 60)
     except TimeoutError:
-        pass  # told below as what was lost
+        pass  # told below, by what became of each probe
     finally:
         for one in (watched, arrivals):
             one.stop.set()
@@ -210,15 +188,10 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         traffic.producer.close()
         arrivals.consumer.close()
         said["exit_code"] = service.stop()
+        said |= account(service, topics["hardware"], traffic.probes, folder)
         proxy.close()
         broker.stop()
-    lost = traffic.probes.keys() - arrivals.at.keys()
-    return said | {
-        "alerts_expected": len(traffic.probes),
-        "alerts_lost": len(lost),
-        "onsets_unknown": len(arrivals.at.keys() - traffic.probes.keys()),
-        "versions_duplicated": arrivals.duplicates,
-    }
+    return said | {"versions_duplicated": arrivals.duplicates, "reader_fault": arrivals.fault}
 
 
 def full_load(service: Service, traffic: Traffic) -> float:
@@ -241,7 +214,7 @@ def at_half_load(traffic: Traffic, arrivals: Arrivals, full: float, seconds: flo
     rate = (traffic.sent - sent) / (time.monotonic() - started)
     mine = traffic.probes.keys() - before
     wait(lambda: mine <= arrivals.at.keys(), 60)
-    delays = np.array([arrivals.at[t] - traffic.probes[t] for t in mine])
+    delays = np.array([arrivals.at[t] - t / 1e6 for t in mine])
     p50, p99 = np.quantile(delays, [0.5, 0.99])
     return {
         "half_load_rows_per_s": round(rate), "probes": len(mine), "event_to_alert_p50_s": round(float(p50), 3),

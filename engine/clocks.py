@@ -19,6 +19,8 @@ PRODUCER = ("host", "instance", "source", "principal")
 """The first of these columns that rows have names who made them."""
 LIVE_US = 300_000_000
 """Rows that are older than this when they are written are old ones read again: their times say nothing of clocks."""
+SPREADS = 2
+"""Rows that are exported together differ in age: who lags is older than usual by this many times what the newest ones are younger."""
 LIMIT = 100
 """Producers that are reported at a time, so that hostile names cost nothing."""
 
@@ -29,32 +31,38 @@ class Clocks:
     def __init__(self, limit_us: int, metrics: Metrics):
         self.limit_us, self.metrics = limit_us, metrics
         self.off: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+        """How far off each producer was when the log last said so, in powers of two; so one that wavers fills no log."""
 
     def observe(self, batch: Batch) -> None:
-        """Look at one batch; the metric names who is off, and a line in the log says when that begins and ends."""
+        """Look at one batch; the metric names who is off, and the log has a line for each power of two by which somebody is."""
         lead = batch.lead_us
         if not len(lead):
             return
-        usual = min(int(np.median(lead)), 0)
+        newest, usual = np.quantile(np.minimum(lead, 0), (0.9, 0.5)).astype(np.int64).tolist()
         if usual < -LIVE_US:
             return
-        wrong = (lead > self.limit_us) | (lead < usual - self.limit_us)
+        behind = usual - self.limit_us - SPREADS * (newest - usual)
+        wrong = (lead > self.limit_us) | (lead < behind)
         if not (wrong.any() or self.off) or (column := next((c for c in PRODUCER if c in batch.columns), None)) is None:
             return
         codes, names = batch.codes(column)
         for code in np.unique(codes).tolist():
             skew_us = int(np.median(lead[codes == code]))
-            self._note(str(names[code]), skew_us if skew_us > 0 else skew_us - usual)
+            self._note(str(names[code]), skew_us if skew_us > self.limit_us else skew_us - usual if skew_us < behind else 0)
 
     def _note(self, name: str, skew_us: int) -> None:
-        if abs(skew_us) <= self.limit_us:
+        if skew_us == 0:
             if self.off.pop(name, None) is not None:
-                log.info("the clock of %s agrees again", name)
                 self.metrics.clock_skew_s.remove(name)
             return
-        if name not in self.off:
-            if len(self.off) >= LIMIT:
-                return
-            log.warning("the clock of %s is %.1f s %s", name, abs(skew_us) / 1e6, "ahead" if skew_us > 0 else "behind the others")
+        if name not in self.off and len(self.off) >= LIMIT:
+            return
         self.off[name] = skew_us
         self.metrics.clock_skew_s.labels(name).set(skew_us / 1e6)
+        size = int(np.copysign((abs(skew_us) // self.limit_us if self.limit_us else abs(skew_us)).bit_length(), skew_us))
+        if self._told.get(name) != size:
+            if name not in self._told and len(self._told) >= LIMIT:
+                del self._told[next(iter(self._told))]
+            self._told[name] = size
+            log.warning("the clock of %s is %.1f s %s", name, abs(skew_us) / 1e6, "ahead" if skew_us > 0 else "behind the others")

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from streams import names
 
-EVALUATION = "gen_ai.evaluation.result"
+EVALUATION, EVALUATION_NAME = "gen_ai.evaluation.result", "gen_ai.evaluation.name"
 DETAILS = "gen_ai.client.inference.operation.details"
 """The event that has all of an inference's attributes; one within a span repeats what the span says."""
 XID_LINE = re.compile(r"\b(?:NVRM: Xid|nvidia-nvswitch\d*: SXid) \((?:PCI:)?([^)]*)\)")
@@ -121,7 +121,7 @@ def span_row(
 
 
 def evaluation_row(attributes: Mapping[str, Any], outer: Mapping[str, Any], resource: Mapping[str, Any], time_ns: int) -> dict[str, Any]:
-    """A `gen_ai.evaluation.result` event; model and session may stand on the span that it belongs to."""
+    """A `gen_ai.evaluation.result` event, or a span with its attributes; model and session may stand on the event's span (`outer`)."""
     row: dict[str, Any] = {"time": time_ns // 1000 or None}
     for name, column in names.COLUMNS["evaluation"].items():
         if name in RANKED and column.type is not None:

@@ -25,6 +25,7 @@ from streams.decode.otlp_names import (
     MCP,
     MCP_WORD,
     METHOD,
+    NAME,
     OPERATION,
     OUTPUT_TOKENS,
     PRINCIPAL,
@@ -84,7 +85,7 @@ def settle(data, cells, pool, words, word_slots, seed, before):
     `before`: int64[3], where the operation found before lies, its size, its stream.
     """
     kind, mcp, a2a = get(cells, 4 * KIND), get(cells, 4 * MCP), get(cells, 4 * A2A)
-    if get(cells, 4 * OPERATION) > STRING or kind > STRING or mcp > STRING or a2a > STRING:
+    if get(cells, 4 * OPERATION) > STRING or kind > STRING or mcp > STRING or a2a > STRING or get(cells, 4 * NAME) != ABSENT:
         return np.int64(ODD)
     if get(cells, 4 * OPERATION) == ABSENT or get(cells, 4 * OPERATION + 2) == 0:
         word = np.int64(-1)

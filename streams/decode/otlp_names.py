@@ -13,11 +13,12 @@ from streams import names
 from streams.decode.attributes import RANKED
 from streams.decode.wire import hashed
 
-OPERATION, KIND, MCP, A2A, GIVEN, PRINCIPAL, SERVICE, ERROR, SESSION, INPUT_TOKENS, OUTPUT_TOKENS, METHOD, PROTOCOL = range(13)
-"""Targets that the rules of a span name; the others follow. GIVEN is the configured principal, SERVICE the service's name."""
+OPERATION, KIND, MCP, A2A, GIVEN, PRINCIPAL, SERVICE, ERROR, SESSION, INPUT_TOKENS, OUTPUT_TOKENS, METHOD, PROTOCOL, NAME = range(14)
+"""Targets that the rules of a span name; the others follow. GIVEN is the configured principal, SERVICE the service's name, NAME that of an
+evaluation."""
 FIRST_TARGETS = (
     "operation", "kind", "mcp_method", "a2a_method", "given", "principal", "service", "error", "session",
-    "input_tokens", "output_tokens", "method", "protocol",
+    "input_tokens", "output_tokens", "method", "protocol", "name",
 )  # fmt: skip
 STREAMS = ("inference", "agent")
 INFERENCE, AGENT = 0, 1

@@ -54,7 +54,7 @@ def identifiers(thing: Any) -> dict[str, bytes | None]:
 
 
 def traces(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
-    """Spans to `inference` and `agent`, their evaluation events to `evaluation`."""
+    """Spans to `inference` and `agent`; their evaluation events, and spans that are evaluations themselves, to `evaluation`."""
     for group in request.resource_spans:
         resource = attributes_of(group.resource.attributes)
         for scope in group.scope_spans:
@@ -69,6 +69,9 @@ def traces(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
                     if stream == "agent" and row["session"] is None and ids["trace_id"] is not None:
                         row["session"] = ids["trace_id"].hex()
                     out.add(stream, row, offset)
+                if meaning.EVALUATION_NAME in own:
+                    ended_ns = span.end_time_unix_nano or span.start_time_unix_nano
+                    out.add("evaluation", meaning.evaluation_row(own, own, resource, ended_ns) | ids, offset)
                 for event in span.events:
                     if event.name == meaning.EVALUATION:
                         row = meaning.evaluation_row(attributes_of(event.attributes), own, resource, event.time_unix_nano)

@@ -91,6 +91,20 @@ def test_a_replay_of_old_rows_is_no_skew():
     assert clocks.off == {}
 
 
+def test_rows_that_were_exported_together_are_no_skew_and_a_clock_that_wavers_is_told_once(caplog):
+    clocks, generator = Clocks(5 * S, Metrics()), np.random.default_rng(0)
+    for second in range(1000, 1400, 40):
+        seconds = np.sort(generator.integers(second - 40, second + 1, 60)).tolist()
+        columns = {"time": times(*seconds), "host": [f"h{i}" for i in generator.integers(0, 40, 60)], "device": ["x"] * 60}
+        clocks.observe(align(*rows_of(columns, stamped_ms=second * 1000), State(), S, 2 * S)[0])
+        assert clocks.off == {}
+    for second in range(2000, 2040):
+        columns = {"time": times(second, second + 20 * (second % 2), second), "host": ["a", "b", "c"], "device": ["x"] * 3}
+        clocks.observe(align(*rows_of(columns, stamped_ms=second * 1000), State(), 300 * S, 2 * S)[0])
+        assert list(clocks.off) == ["b"] * (second % 2)
+    assert [r.message for r in caplog.records] == ["the clock of b is 20.0 s ahead"]
+
+
 def test_names_without_end_are_not_all_reported():
     clocks = Clocks(5 * S, Metrics())
     columns = {"time": times(*[300] * 500), "host": [f"h{i}" for i in range(500)], "device": ["x"] * 500}

@@ -68,6 +68,22 @@ def test_spans_become_rows_of_their_streams() -> None:
     )
 
 
+def test_a_span_with_an_evaluation_s_attributes_is_one() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(resource=RESOURCE)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    scores = {"gen_ai.evaluation.name": "relevance", "gen_ai.evaluation.score.value": 4.0, "gen_ai.evaluation.score.label": "pass"}
+    with provider.get_tracer("test").start_as_current_span("evaluate", attributes=scores | {"gen_ai.request.model": "llama"}):
+        pass
+    with provider.get_tracer("test").start_as_current_span("chat llama", attributes=CHAT | scores):
+        pass
+    finished = exporter.get_finished_spans()
+    found = rows(encode_spans(finished).SerializeToString())
+    assert [(e["name"], e["score"], e["label"], e["model"]) for e in found["evaluation"]] == [("relevance", 4.0, "pass", "llama")] * 2
+    assert [int(e["time"].timestamp() * 1e6) for e in found["evaluation"]] == [s.end_time // 1000 for s in finished]
+    assert len(found["inference"]) == 1 and found.keys() == {"evaluation", "inference"}
+
+
 def test_the_configured_attribute_is_the_principal() -> None:
     assert rows(traces().SerializeToString(), Format(principal=("none", "api_key")))["inference"][0]["principal"] == "k1"
 
