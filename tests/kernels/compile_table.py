@@ -149,12 +149,13 @@ KERNELS = [
     *(
         Kernel(
             "kernels.mahalanobis.gpu:fold_kernel",
-            f"x:*fp32:16 order:*i64:16 starts:*i64:16 slots:*i32:16 {MODEL} rule:*fp64:16 distance:*fp64:16 score:*fp64:16 observed:*i32:16 "
-            f"parts:*fp64:16 p:i32 window:i32 warmup:i32 learning_ticks:i32 every:i32 PARTS=True P={width} WINDOW=32",
-            EXACT | {"num_warps": warps},
+            f"x:*fp32:16 order:*i64:16 starts:*i64:16 slots:*i32:16 {MODEL} rule:*fp64:16 room:*fp64:16 distance:*fp64:16 score:*fp64:16 "
+            "observed:*i32:16 parts:*fp64:16 devices:i32 p:i32 window:i32 warmup:i32 learning_ticks:i32 every:i32 PARTS=True "
+            f"P={width} ROWS={rows} WINDOW=32",
+            EXACT | {"num_warps": warps, "maxnreg": 255},
             f"{width} metrics",
         )
-        for width, warps in ((8, 1), (64, 16))
+        for width, rows, warps in ((8, 8, 1), (64, 8, 4), (128, 4, 4))
     ),
     Kernel(
         "kernels.textsketch.gpu:grams_kernel",

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.gpu_code, pytest.mark.filterwarnings("ignore:(overflow
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.3])
-@pytest.mark.parametrize(("n", "p", "learning_ticks"), [(40, 1, 25), (40, 3, 25), (14, 5, 0)])
+@pytest.mark.parametrize(("n", "p", "learning_ticks"), [(40, 1, 25), (40, 3, 25), (14, 5, 0), (5, 20, 3), (2, 35, 9)])
 def test_agrees_with_the_oracle(on_gpu, n, p, learning_ticks, missing):
     x = telemetry(n, p, p, missing)
     rule = Rule(decay=0.99)
@@ -47,6 +47,19 @@ def test_batches_of_several_devices(on_gpu, n, devices):
     for a, b, c in zip(whole, parts, state, strict=True):
         np.testing.assert_array_equal(a.cpu().numpy(), b.cpu().numpy())
         assert_close("mahalanobis", a.cpu().numpy(), c)
+
+
+def test_programs_take_one_device_after_the_other(on_gpu, monkeypatch):
+    from kernels.mahalanobis import gpu
+
+    rng = np.random.default_rng(2)
+    x, slots = rng.normal(size=(40, 3)), rng.integers(0, 9, 40).astype(np.int32)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    few, many = (Mahalanobis(*(on_gpu(a) for a in empty(9, 3))) for _ in range(2))
+    scores = mahalanobis(on_gpu(x), on_gpu(slots), many, warmup=1)
+    monkeypatch.setattr(gpu, "ROOM", 2 * 4 * (4 + 3))  # of two programs
+    for a, b in zip((*mahalanobis(on_gpu(x), on_gpu(slots), few, warmup=1)[:3], *few), (*scores[:3], *many), strict=True):
+        np.testing.assert_array_equal(a.cpu().numpy(), b.cpu().numpy())
 
 
 @pytest.mark.parametrize(
