@@ -50,11 +50,13 @@ class TopicConfig(Section):
 
 
 class KafkaSourceConfig(Section):
-    """Where telemetry comes from. `options` goes to the Kafka client as it is (security_protocol, sasl_*, ssl_*, ...)."""
+    """Where telemetry comes from. `options` goes to the Kafka client as it is (security_protocol, sasl_*, ssl_*, ...). `sketches`: a topic
+    of one partition through which the processes of the group share one population; without it each judges its own partitions alone."""
 
     bootstrap: str
     group: str = "telltale"
     topics: tuple[TopicConfig, ...] = Field(min_length=1)
+    sketches: str | None = None
     options: dict[str, Any] = {}
     raw: bool = True
 
@@ -77,6 +79,10 @@ class SourceConfig(Section):
     def _one_at_least(self) -> SourceConfig:
         if self.kafka is None and self.scrape is None:
             raise ValueError("nothing to read from; there are kafka and scrape")
+        if self.kafka and self.kafka.sketches in {t.name for t in self.kafka.topics}:
+            raise ValueError(f"kafka.sketches {self.kafka.sketches!r} is a topic of telemetry")
+        if self.kafka and self.kafka.sketches and self.scrape:
+            raise ValueError("kafka.sketches beside scrape: a group can't share what one process scrapes; scrape in another")
         if self.kafka and self.scrape and self.scrape.name in {t.name for t in self.kafka.topics}:
             raise ValueError(f"scrape.name {self.scrape.name!r} is a topic of kafka's")
         return self

@@ -10,7 +10,9 @@ A detector that can tell something from silence has `silent_from(state)`, the ev
 `silent(state)`, which tells it.
 
 A detector that judges a population (drift of a model over all partitions) has two more verbs: `collect` closes the panes of a
-partition's state into additive sketches, `merge` adds them to the population's state, and `judge` is given that one.
+partition's state into additive sketches, `merge` adds them to the population's state, and `judge` is given that one. One whose sketches
+get smaller by what it has learned has two more for a group of processes: `follow` takes that over from the state of a population that
+another process keeps, and `accepts` says whether a sketch was made by the same as we know.
 """
 
 from __future__ import annotations
@@ -116,6 +118,14 @@ class PopulationDetector(Detector, Protocol):
     def collect(self, state: State, before_us: int) -> list[Sketch]: ...
 
     def merge(self, sketches: Sequence[Sketch], state: State) -> None: ...
+
+
+class FollowingDetector(PopulationDetector, Protocol):
+    """A population detector that observes by what it has learned."""
+
+    def follow(self, state: State) -> None: ...
+
+    def accepts(self, sketch: Sketch) -> bool: ...
 
 
 class SilenceDetector(Detector, Protocol):

@@ -1,17 +1,19 @@
 """Partitions come and go: each is claimed, restored and read on from its checkpoint, or handed over by one, or dropped when it was taken.
 
 The population's checkpoint goes with the first of a process's partitions, under that partition's claim; when a process gives all its
-partitions up, it leaves a copy with each, so that whoever comes next knows the references that were learned.
+partitions up, it leaves a copy with each, so that whoever comes next knows the references that were learned. Where the processes of a
+group share one population, it goes with the partition of the topic of sketches.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from engine.checkpoint import Checkpoints
+from engine.checkpoint import CheckpointError, Checkpoints
 from engine.config import Config
 from engine.finding import Detector
 from engine.outbox import Outbox
@@ -25,6 +27,8 @@ from streams.sinks import Ticket, TransactionalKafkaSink
 from streams.sources import Source
 
 log = logging.getLogger(__name__)
+
+FOLLOW_EVERY_S = 30.0
 
 
 class Handover:
@@ -49,6 +53,9 @@ class Handover:
         self.transactional = {n: r.sink for n, r in outbox.routes.items() if isinstance(r.sink, TransactionalKafkaSink)}
         for name, sink in self.transactional.items():
             outbox.routes[name].ticket, sink.transactional_id = self.ticket, partial(self.transactional_id, name)
+        self._follow_at = 0.0
+        self._shared_place: Partition | None = None
+        """The partition of the topic of sketches, while it is ours."""
         self.fell_back = False
         """Whether the newest checkpoint of the population was not usable, so that partitions must go back as far."""
 
@@ -63,10 +70,14 @@ class Handover:
         if self.checkpoints is not None:
             self.checkpoints.claim([str(p) for p in partitions], self.source.confirm)
         population, self.fell_back = None, False
-        if alone := not self.workers:
-            population = self._loaded(population_of(partitions), POPULATION)
+        if comes := self._place_of(partitions, bool(self.workers)):
+            population = self._loaded(population_of([comes]), POPULATION)
             self.population.restore(population)
-        snapshots = {p: self._loaded(str(p), str(p)) for p in partitions}
+            if self.shares and population is not None:
+                self.source.seek(comes, population.next_offset)
+                self.kept[comes] = population.next_offset
+            self._shared_place = comes if self.shares else None
+        snapshots = {p: self._loaded(str(p), str(p)) for p in partitions if p.topic != self.population.topic}
         for partition, snapshot in snapshots.items():
             limits, feeds = self.config.limits.of_state, self.formats[partition.topic].stream
             worker = self.workers[partition] = Worker(partition, self.detectors, self.config.hash, snapshot, limits, feeds)
@@ -76,13 +87,49 @@ class Handover:
             self.population.heard_from(worker)
             log.info("assigned %s, from %s", partition, worker.next_offset if snapshot else "the source's own offset")
         self._recover(partitions, [s for s in (population, *snapshots.values()) if s is not None])
-        if population is not None and alone:
+        if population is not None:
             self.outbox.restore(POPULATION, population.outbox)
         for partition, snapshot in snapshots.items():
             if snapshot is not None:
                 self.outbox.restore(str(partition), snapshot.outbox)
-        if self.transactional and None in snapshots.values():
+        if self.transactional and (None in snapshots.values() or (comes and population is None)):
             self.checkpoint()
+
+    @property
+    def shares(self) -> bool:
+        """Whether the processes of the group have one population together."""
+        return self.population.topic is not None
+
+    @property
+    def place(self) -> Partition | None:
+        """The partition with which the population is kept; None: another process has it."""
+        return self._shared_place if self.shares else min(self.workers, default=None)
+
+    @property
+    def shared_offset(self) -> dict[Partition, int]:
+        """How far we are in the topic of sketches, while its partition is ours."""
+        place, offset = self._shared_place, self.population.next_offset
+        return {place: offset} if place is not None and offset >= 0 else {}
+
+    def follow(self) -> None:
+        """Look, from time to time, what the population has learned that another process keeps. What can't be read now is read later."""
+        if not self.shares or self.place is not None or self.checkpoints is None or time.monotonic() < self._follow_at:
+            return
+        self._follow_at = time.monotonic() + FOLLOW_EVERY_S
+        name = population_of([Partition(str(self.population.topic))])
+        try:
+            there, _ = self.checkpoints.load(name, self.config.limits.of_state)
+        except (CheckpointError, OSError) as error:
+            log.warning("what the group's population has learned can't be read now: %s", error)
+            return
+        if there is not None:
+            self.population.follow(there.state)
+
+    def _place_of(self, partitions: Sequence[Partition], have: bool) -> Partition | None:
+        """With which of the partitions that come a population does; `have`: we have one already, unless processes share it."""
+        if self.shares:
+            return next((p for p in partitions if p.topic == self.population.topic), None)
+        return None if have else min(partitions)
 
     def _recover(self, partitions: Sequence[Partition], snapshots: Sequence[Snapshot]) -> None:
         """Find out what former owners published after these snapshots."""
@@ -108,14 +155,14 @@ class Handover:
         """Goes with the first partition: its next owner fences and ends what this process may have left open."""
         kafka = self.config.source.kafka if self.config.source else None
         group = kafka.group if kafka else self.config.name
-        return f"{group}-{sink}-{min(list(self.workers), default=uuid.uuid4().hex)}"
+        return f"{group}-{sink}-{min([*self.workers], default=self.place or uuid.uuid4().hex)}"
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         """Partitions that we give up: hand them over by checkpoint."""
         ours = sorted(p for p in partitions if p in self.workers)
-        if ours:
+        if ours or self._shared_place in partitions:
             self.checkpoint()
-        if ours and self.checkpoints is not None and len(ours) == len(self.workers):
+        if ours and self.checkpoints is not None and not self.shares and len(ours) == len(self.workers):
             for partition in ours[1:]:
                 self._leave_copy(partition)
         self._drop(partitions)
@@ -146,7 +193,10 @@ class Handover:
             self.kept.pop(partition, None)
             if self.checkpoints is not None:
                 self.checkpoints.release(str(partition))
-        if not self.workers:
+        if self._shared_place in partitions:
+            self._shared_place = None
+            self.population.restore(None)
+        if self.place is None:
             self.outbox.forget(POPULATION)
 
     def _loaded(self, name: str, owner: str) -> Snapshot | None:

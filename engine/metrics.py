@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -48,17 +48,19 @@ class Metrics:
         self.rows.labels(batch.stream).inc(len(batch))
         self.late.labels(batch.stream).inc(int(batch.late.sum()))
 
-    def refresh(self, outbox: Outbox, workers: Mapping[Partition, Worker], lag: Callable[[Partition], int | None]) -> None:
-        """Set the gauges; called after each checkpoint."""
+    def refresh(
+        self, outbox: Outbox, workers: Mapping[Partition, Worker], lag: Callable[[Partition], int | None], shared: Iterable[Partition] = ()
+    ) -> None:
+        """Set the gauges; called after each checkpoint. `shared`: the partition of the topic of sketches, where it is ours."""
         self.outbox.set(outbox.size)
         self.outbox_bytes.set(outbox.bytes)
         self.paused.set(outbox.full)
         for route in outbox.routes.values():
             self.sink_failures.labels(route.name).set(route.failures)
         self.lag.clear()  # partitions that went elsewhere
-        for partition, worker in workers.items():
+        for partition in (*workers, *shared):
             if (behind := lag(partition)) is not None:
-                self.lag.labels(worker.name).set(behind)
+                self.lag.labels(str(partition)).set(behind)
         self.state_bytes.set(sum(w.state.nbytes for w in workers.values()))
         for name in {n for w in workers.values() for n in w.state.tables}:
             tables = [w.state.tables[name] for w in workers.values() if name in w.state.tables]

@@ -17,14 +17,19 @@ from engine.sketch import Sketch, merged
 from engine.snapshot import Snapshot
 from engine.state import NEVER, State
 from engine.worker import Worker, as_population, of_population
-from streams.records import Partition
+from streams.records import Partition, RawBatch, Reject
 
 NAME = "population"
 Lag = Callable[[Partition], "int | None"]
 
 
 class Population:
-    """State and open alerts of the detectors that judge merged sketches."""
+    """State and open alerts of the detectors that judge merged sketches, of the partitions that this process has."""
+
+    topic: str | None = None
+    """The topic through which processes add their sketches; None: each has a population of its own."""
+    next_offset = -1
+    """The first record of that topic that is not in the state."""
 
     def __init__(
         self, detectors: Mapping[str, Detector], config_hash: str, snapshot: Snapshot | None, pane_us: int, lateness_us: int, idle_s: float
@@ -55,7 +60,7 @@ class Population:
     def advance(self, workers: Sequence[Worker], lag: Lag, final: bool = False) -> tuple[list[Scores], list[Alert]]:
         """Merge and judge the panes that every partition has passed; `final`: all panes, no row will follow. `lag`: records that a
         partition still has to give, None where that is not known."""
-        workers = [w for w in workers if self._concerns(w)]
+        workers = [w for w in workers if self.concerns(w)]
         before_us = self._passed(workers, lag, final)
         sketches: list[Sketch] = []
         for worker in workers:
@@ -63,8 +68,10 @@ class Population:
                 merged_to = self.frontiers.get(worker.name, NEVER // 2)
                 sketches += [s.since(-(-merged_to // self.pane_us)) for s in worker.collect(before_us)]
                 self.frontiers[worker.name] = max(merged_to, before_us)
-        if not sketches:
-            return [], []
+        return self.judged(sketches, before_us) if sketches else ([], [])
+
+    def judged(self, sketches: Sequence[Sketch], before_us: int) -> tuple[list[Scores], list[Alert]]:
+        """Add sketches of panes that are complete, and judge all until `before_us`."""
         judged = Judgement()
         alerts: list[Alert] = []
         for name, detector in self.detectors.items():
@@ -76,12 +83,20 @@ class Population:
             alerts += self.lifecycle.apply([f for f in judged.findings if f.stream == stream], stream, before_us)
         return judged.scores, alerts
 
+    def receive(self, raw: RawBatch) -> list[Reject]:
+        """Take in records of `topic`."""
+        raise AssertionError("there is no topic of sketches")
+
+    def follow(self, state: State) -> None:
+        """Know what a population that another process keeps has learned."""
+        raise AssertionError("no other process has a population of ours")
+
     def snapshot(self, outbox: list[dict], marks: Mapping[str, Any] | None = None) -> Snapshot:
         """All that a restart needs. `marks`: as of a worker."""
         self.lifecycle.save()
         return Snapshot(self.state, -1, outbox, {"frontiers": self.frontiers, "marks": marks or {}})
 
-    def _concerns(self, worker: Worker) -> bool:
+    def concerns(self, worker: Worker) -> bool:
         """Whether a partition has rows for these detectors, or may yet have: it has given none so far, or none of a known stream."""
         seen = worker.state.watermarks.keys()
         return bool(self.streams & seen) or (not seen and (worker.feeds is None or worker.feeds in self.streams))
@@ -92,10 +107,22 @@ class Population:
         A partition is idle that gave nothing while we waited and has nothing to give; it would hold up all others for ever. One of
         which it is not known whether it has something to give is not idle.
         """
-        marks = {w: max((w.state.watermarks.get(s, NEVER) for s in self.streams), default=NEVER) for w in workers}
+        marks = {w: self.mark_of(w) for w in workers}
         if not any(m > NEVER for m in marks.values()):
             return NEVER
-        active = [m for w, m in marks.items() if self.waited_s - self.heard.get(w.name, 0.0) < self.idle_s or lag(w.partition) != 0]
+        active = [m for w, m in marks.items() if not self.idle(w, lag)]
         if active and not final:
             return NEVER if min(active) == NEVER else min(active) // self.pane_us * self.pane_us
-        return -(-(max(marks.values()) + self.lateness_us + 1) // self.pane_us) * self.pane_us
+        return self.end_of(max(marks.values()))
+
+    def idle(self, worker: Worker, lag: Lag) -> bool:
+        """Whether a partition gave nothing while we waited, and has nothing to give."""
+        return self.waited_s - self.heard.get(worker.name, 0.0) >= self.idle_s and lag(worker.partition) == 0
+
+    def end_of(self, mark_us: int) -> int:
+        """The end of the last pane that may have rows when a watermark stands there."""
+        return -(-(mark_us + self.lateness_us + 1) // self.pane_us) * self.pane_us
+
+    def mark_of(self, worker: Worker) -> int:
+        """How far a partition's rows have come, of the streams that concern these detectors."""
+        return max((worker.state.watermarks.get(s, NEVER) for s in self.streams), default=NEVER)

@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The engine over one source. `formats`: how to read each topic. `checkpoints` None: nothing is kept (backtests)."""
+    """The engine over one source. `formats`: how to read each topic. `checkpoints` None: nothing is kept (backtests). `population`: one
+    that the processes of a group share; None: one of our own."""
 
     def __init__(
         self,
@@ -53,11 +54,12 @@ class Engine:
         checkpoints: Checkpoints | None = None,
         remediation: Remediation | None = None,
         score_log: ScoreLog | None = None,
+        population: Population | None = None,
     ):
         self.config, self.detectors, self.source, self.formats = config, detectors, source, formats
         self.outbox, self.metrics, self.checkpoints, self.remediation, self.score_log = outbox, metrics, checkpoints, remediation, score_log
         self.cloud_source = f"/telltale/{config.name}"
-        self.population = Population(detectors, config.hash, None, config.pane_us, config.lateness_us, config.limits.idle_s)
+        self.population = population or Population(detectors, config.hash, None, config.pane_us, config.lateness_us, config.limits.idle_s)
         self.handover = handover = Handover(config, detectors, source, formats, outbox, checkpoints, self.population, self.checkpoint)
         self.workers, self.assigned, self.revoked, self.lost = handover.workers, handover.assigned, handover.revoked, handover.lost
         source.on_change(self.assigned, self.revoked, self.lost)
@@ -92,8 +94,10 @@ class Engine:
 
     def process(self, raw: RawBatch) -> None:
         """One raw batch of one partition, from bytes to alerts in the outbox."""
-        worker = self.workers[raw.partition]
         self.handover.kept.setdefault(raw.partition, int(raw.offsets[0]))
+        if raw.partition.topic == self.population.topic:
+            return self.reject(POPULATION, self.population.receive(raw))
+        worker = self.workers[raw.partition]
         with self.metrics.stage_s.labels("decode").time():
             decoded = decode(raw, self.formats[raw.partition.topic])
         for rows in decoded.rows:
@@ -152,12 +156,13 @@ class Engine:
         6. the source's own offsets follow, for dashboards; nothing is read from them
         """
         self.checkpoint_due = time.monotonic() + self.config.checkpoint.interval_s
-        if self.checkpoints is not None and self.workers:
+        if self.checkpoints is not None and (self.workers or self.handover.place):
             try:
                 self.checkpoints.check()
-                first, marks = min(self.workers), self.handover.marks()
-                population = self.population.snapshot(self.outbox.pending(POPULATION), marks)
-                size = self.checkpoints.save(population_of([first]), population, str(first))
+                marks, size = self.handover.marks(), 0
+                if place := self.handover.place:
+                    population = self.population.snapshot(self.outbox.pending(POPULATION), marks)
+                    size += self.checkpoints.save(population_of([place]), population, str(place))
                 for worker in self.workers.values():
                     size += self.checkpoints.save(worker.name, worker.snapshot(self.outbox.pending(worker.name), marks))
                 self.checkpoints.check()
@@ -168,10 +173,11 @@ class Engine:
             self.metrics.checkpoints.inc()
             self.metrics.checkpoint_bytes.set(size)
         self.outbox.release_held()
-        offsets = {p: w.next_offset for p, w in self.workers.items() if w.next_offset >= 0}
+        self.handover.follow()
+        offsets = {p: w.next_offset for p, w in self.workers.items() if w.next_offset >= 0} | self.handover.shared_offset
         self.handover.kept.update(offsets)
         self.source.commit(offsets)
-        self.metrics.refresh(self.outbox, self.workers, self.source.lag)
+        self.metrics.refresh(self.outbox, self.workers, self.source.lag, self.handover.shared_offset)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Deliver, checkpoint, leave."""

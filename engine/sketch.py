@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,8 @@ class Sketch:
     raw values and `value_panes` int64[N] their panes, which concatenate (a series whose reference is still being learned has nothing to
     bin by); `names`: what codes among the values stand for. `unseen`: categories that the reference does not have, and when they came last.
     `columns`: arrays [R, ...] with a row per key and pane, `column_panes` int64[R], which concatenate in no order.
-    `cells`: int64[C, 3] pane, column and count, which add: counts that are mostly 0.
+    `cells`: int64[C, 3] pane, column and count, which add: counts that are mostly 0. `basis`: what `counts` are counts of, where that was
+    learned; only equal ones add.
     """
 
     detector: str
@@ -32,12 +33,25 @@ class Sketch:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     column_panes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     cells: np.ndarray = field(default_factory=lambda: NO_CELLS)
+    basis: str = ""
 
     def since(self, pane: int) -> Sketch:
         """Only the panes from that one on."""
-        if all(not len(panes) or panes.min() >= pane for panes in (self.panes[:1], self.value_panes, self.column_panes, self.cells[:, 0])):
+        return self._only(lambda panes: panes >= pane)
+
+    def before(self, pane: int) -> Sketch:
+        """Only the panes before that one."""
+        return self._only(lambda panes: panes < pane)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no pane is left."""
+        return not (len(self.panes) or len(self.value_panes) or len(self.column_panes) or len(self.cells))
+
+    def _only(self, wanted: Callable[[np.ndarray], np.ndarray]) -> Sketch:
+        keep, keep_values, keep_rows, keep_cells = map(wanted, (self.panes, self.value_panes, self.column_panes, self.cells[:, 0]))
+        if keep.all() and keep_values.all() and keep_rows.all() and keep_cells.all():
             return self
-        keep, keep_values, keep_rows = self.panes >= pane, self.value_panes >= pane, self.column_panes >= pane
         return Sketch(
             self.detector,
             self.series,
@@ -49,7 +63,8 @@ class Sketch:
             self.unseen,
             {name: column[keep_rows] for name, column in self.columns.items()},
             self.column_panes[keep_rows],
-            self.cells[self.cells[:, 0] >= pane],
+            self.cells[keep_cells],
+            self.basis,
         )
 
 
@@ -103,5 +118,6 @@ def merged(sketches: Sequence[Sketch]) -> list[Sketch]:
         filled = [m for m in members if len(m.column_panes)]
         columns = {name: np.concatenate([m.columns[name] for m in filled]) for name in (filled[0].columns if filled else ())}
         rows = np.concatenate([m.column_panes for m in members])
-        out.append(Sketch(detector, series, panes, counts, values[order], value_panes[order], names, unseen, columns, rows, cells))
+        basis = max(m.basis for m in members)
+        out.append(Sketch(detector, series, panes, counts, values[order], value_panes[order], names, unseen, columns, rows, cells, basis))
     return out

@@ -11,17 +11,20 @@ from engine import config as configuration
 from engine.approvals import approvals
 from engine.baseline import Baseline
 from engine.checkpoint import Checkpoints
-from engine.config import Config, ConfigError, FileSinkConfig, KafkaSinkConfig, resolved_options
+from engine.config import Config, ConfigError, FileSinkConfig, KafkaSinkConfig, KafkaSourceConfig, resolved_options
 from engine.detectors import DETECTORS
 from engine.evidence import Budget
+from engine.exchange import SharedPopulation
 from engine.finding import Context, Detector
 from engine.metrics import Metrics
 from engine.outbox import Outbox, Route
 from engine.remediate import Remediation
 from engine.run import Engine
 from engine.scrape_config import ScrapeSourceConfig
+from engine.sketch_wire import KIND as SKETCH
 from engine.storage import local, storage
 from engine.store import Store, StoreSink
+from engine.worker import of_population
 from streams.decode import Format
 from streams.sinks import AlertmanagerSink, FileSink, KafkaSink, TransactionalKafkaSink, WebhookSink
 from streams.sources import KafkaSource, ScrapeSource, SeveralSources, Source, Target
@@ -68,6 +71,27 @@ def make_routes(config: Config, store: Store | None) -> list[Route]:
     return routes
 
 
+def make_sketches_route(kafka: KafkaSourceConfig) -> Route:
+    """Where sketches go that the processes of a group share: the cluster that the source reads, by the same way in."""
+    options = resolved_options(kafka.options, "source.kafka.options")
+    secured = {name: value for name, value in options.items() if name.startswith(("security_", "sasl_", "ssl_"))}
+    return Route("sketches", KafkaSink(kafka.bootstrap, {SKETCH: str(kafka.sketches)}, secured), frozenset({SKETCH}))
+
+
+def make_population(config: Config, detectors: Mapping[str, Detector], source: KafkaSource, outbox: Outbox) -> SharedPopulation:
+    """The population that all processes of the group share. Raises ConfigError when the topic is not as it must be."""
+    kafka = config.source.kafka if config.source else None
+    assert kafka is not None and kafka.sketches is not None
+    streams = {s for d in detectors.values() if of_population(d) for s in d.streams}
+    topics = [t.name for t in kafka.topics if t.stream is None or t.stream in streams]
+    if (there := len(source.partitions([kafka.sketches]))) != 1:
+        raise ConfigError(f"source.kafka.sketches: the topic {kafka.sketches} must have one partition, and has {there}")
+    return SharedPopulation(
+        detectors, config.hash, config.pane_us, config.lateness_us, config.limits.idle_s, kafka.sketches,
+        lambda: [str(p) for p in source.partitions(topics)], outbox.put,
+    )  # fmt: skip
+
+
 def make_remediation(config: Config) -> Remediation | None:
     """The policies with their key, if there are any."""
     settings = config.remediation
@@ -91,7 +115,8 @@ def make_kafka_source(config: Config) -> KafkaSource:
     if kafka is None:
         raise ConfigError("source: nothing to read from; `source.kafka` names a broker and topics")
     options = resolved_options(kafka.options, "source.kafka.options")
-    return KafkaSource(kafka.bootstrap, kafka.group, [t.name for t in kafka.topics], options, raw=kafka.raw)
+    topics = [t.name for t in kafka.topics] + ([kafka.sketches] if kafka.sketches else [])
+    return KafkaSource(kafka.bootstrap, kafka.group, topics, options, raw=kafka.raw)
 
 
 def make_scrape_source(scrape: ScrapeSourceConfig) -> ScrapeSource:
@@ -125,10 +150,13 @@ def make_source(config: Config) -> Source:
 def make_engine(config: Config, source: Source, store: Store | None, formats: Mapping[str, Format] | None = None, **more: Any) -> Engine:
     """An engine that serves: outbox threads, checkpoints, remediation. `more` overrides parts (tests, demo)."""
     metrics = more.pop("metrics", None) or Metrics()
-    limits = config.limits
-    routes = make_routes(config, store)
+    limits, kafka = config.limits, config.source.kafka if config.source else None
+    shared = kafka if kafka and kafka.sketches else None
+    routes = make_routes(config, store) + ([make_sketches_route(shared)] if shared else [])
     outbox = Outbox(routes, limits.outbox_messages, allowed=lambda: not source.lapsed, limit_bytes=limits.outbox_bytes)
     parts: dict[str, Any] = {"checkpoints": make_checkpoints(config), "remediation": make_remediation(config)} | more
     folder = local(config.checkpoint.dir)
     detectors = make_detectors(config, approved=approvals(folder) if folder else ())
+    if shared and isinstance(source, KafkaSource):
+        parts["population"] = make_population(config, detectors, source, outbox)
     return Engine(config, detectors, source, formats or make_formats(config), outbox, metrics, **parts)

@@ -136,6 +136,17 @@ class Drift:
         """Sketches of the panes that end by then, and no trace of them in the state."""
         return drift_rows.collect(state, self.name, before_us // self.pane_us)
 
+    def follow(self, state: State) -> None:
+        """Know what the group's population has learned, so that rows leave as counts instead of values."""
+        for series, record in state.records.get("drift.references", {}).items():
+            if series not in self.references:
+                self._know(series, Reference.of(record))
+
+    def accepts(self, sketch: Sketch) -> bool:
+        """Whether its counts are by the bins of our reference: after an approval another process may go by the former one for a while."""
+        known = self.references.get(sketch.series)
+        return not len(sketch.counts) or (known is not None and known.basis == sketch.basis)
+
     def merge(self, sketches: Sequence[Sketch], state: State) -> None:
         """Add merged panes to what is being learned or to the windows; full windows go to `judge`."""
         self._restore(state)
@@ -281,9 +292,7 @@ class Drift:
 
     def _restore(self, state: State) -> None:
         """References that the population's state holds, and approvals to let them go."""
-        for series, record in state.records.get("drift.references", {}).items():
-            if series not in self.references:
-                self._know(series, Reference.of(record))
+        self.follow(state)
         done: dict[str, list[str]] = state.records.setdefault("drift.approved", {})
         for approval in self.approvals:
             if approval["id"] not in done:

@@ -61,6 +61,11 @@ class Reference:
         return profile.from_edges(np.arange(len(self.points) + 1) - 0.5 if self.exact else self.points, width=WIDTH)
 
     @cached_property
+    def basis(self) -> str:
+        """What tells these bins from others: counts of different ones do not add."""
+        return hashlib.blake2b(self.points.tobytes(), digest_size=8, person=b"exact" if self.exact else b"edges").hexdigest()
+
+    @cached_property
     def thresholds(self) -> np.ndarray:
         """float64: a value's bin is how many of them are not greater; see `kernels.profile.Edges`."""
         return self.edges.thresholds[0, : self.edges.bins[0] + 1]

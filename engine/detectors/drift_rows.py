@@ -86,6 +86,7 @@ def fold(state: State, group: str, rows: Rows, index: np.ndarray | slice, refere
     """Fold rows into the group's panes; `references`: those of the features that have one, all of the same group."""
     features = state.records.setdefault("drift.features", {}).setdefault(group, [])
     features += [f for f in references if f not in features]
+    state.records.setdefault("drift.basis", {}).update({f"{group}/{feature}": known.basis for feature, known in references.items()})
     panes, of_row = np.unique(rows.pane[index], return_inverse=True) if not ordered(rows.pane[index]) else runs(rows.pane[index])
     held, counts = places(state, group, panes, len(features))
     place = (np.searchsorted(held, panes).astype(np.int32) * len(features))[of_row]
@@ -137,7 +138,8 @@ def collect(state: State, detector: str, before: int) -> list[Sketch]:
                 seen = of_feature[i].any(axis=1) if len(features) > 1 else slice(None)
                 series = f"{group}/{feature}"
                 kept = unseen.pop(series, {})
-                sketches.append(Sketch(detector, series, panes[:closed][seen], of_feature[i][seen], unseen=kept))
+                basis = state.records.get("drift.basis", {}).get(series, "")
+                sketches.append(Sketch(detector, series, panes[:closed][seen], of_feature[i][seen], unseen=kept, basis=basis))
     for name in [n for n in state.arrays if n.startswith("drift.values/")]:
         series, kept = name.removeprefix("drift.values/"), state.arrays.pop(name)
         closed_rows = kept[:, 0] < before

@@ -81,6 +81,10 @@ class KafkaSource:
         for topic in self._topics:  # known before we join: who leads a group and does not know a topic yet gives nobody its partitions
             self._consumer.partitions_for_topic(topic)
 
+    def partitions(self, topics: Sequence[str]) -> list[Partition]:
+        """All partitions of these topics, whoever of the group has them, as the client knows them now."""
+        return [Partition(t, n) for t in topics for n in sorted(self._consumer.partitions_for_topic(t))]
+
     def poll(self, timeout_s: float, max_bytes: int) -> list[RawBatch]:
         """Records that have come, at most about `fetch_max_bytes` in all; RawBatches of at most about `max_bytes` each."""
         limit = BATCHES_A_POLL if self.raw else RECORDS_A_POLL

@@ -40,6 +40,8 @@ def test_the_values_shown_are_the_defaults():
         ("sinks:\n  a:\n    type: file\n    pth: x", "c:4: sinks.a.pth: unknown key"),
         ("source:\n  kafka:\n    bootstrap: b\n    topics:\n      - {name: t}\n      - {name: t}", "c:4: source.kafka.topics: topic 't' is listed twice"),
         ("source:\n  kafka:\n    bootstrap: b\n    topics:\n      - name: t\n        encoding: xml", "c:6: source.kafka.topics.0.encoding: unknown encoding 'xml'"),
+        ("source: {kafka: {bootstrap: b, topics: [{name: t}], sketches: t}}", "c:1: source: kafka.sketches 't' is a topic of telemetry"),
+        ("source: {kafka: {bootstrap: b, topics: [{name: t}], sketches: s}, scrape: {targets: [{url: 'http://h'}]}}", "c:1: source: kafka.sketches beside"),
         ("false_alarms_per_week:\n  drft: 1", "c:1: false_alarms_per_week: unknown family 'drft'"),
         ("false_alarms_per_week: {drift: 0}", "c:1: false_alarms_per_week: drift: the budget must be greater than 0"),
         ("remediation:\n  policies: [{detector: rules, actions: [RESET]}]", "c:1: remediation: policies without signing_key"),

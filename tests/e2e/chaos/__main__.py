@@ -14,7 +14,7 @@ from tests.e2e.chaos.run import HEADER, Outcome, small_disk, strike
 
 
 def main() -> int:
-    """Rounds of all faults in random order, by one member with drift and by several without, until the time is up. 1 when one failed."""
+    """Rounds of all faults in random order, by one member and by several that share one population, until the time is up. 1 when one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.chaos")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=None)
@@ -31,7 +31,7 @@ def main() -> int:
     while time.monotonic() < deadline and all(o.passed for o in outcomes):
         members, order = (options.members, 1)[round_ % 2], random.Random(seed + round_).sample(chosen, len(chosen))
         with tempfile.TemporaryDirectory() as folder, small_disk(Path(folder) / "checkpoints") as disk:
-            group = Group(Path(folder), members, seed + round_, drift=members == 1, checkpoints=disk)
+            group = Group(Path(folder), members, seed + round_, checkpoints=disk)
             try:
                 print(f"round {round_}, {members} member{'s' * (members > 1)}\n{HEADER}", flush=True)
                 group.start()

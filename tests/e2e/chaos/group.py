@@ -74,12 +74,11 @@ class Member:
 
 
 class Group:
-    """The broker, its proxies, the members and what came out so far. `members`: how many; `drift`: whether population detectors run."""
+    """The broker, its proxies, the members and what came out so far. `members`: how many; several share one population."""
 
-    def __init__(self, folder: Path, members: int, seed: int, drift: bool, checkpoints: Path | None = None):
+    def __init__(self, folder: Path, members: int, seed: int, checkpoints: Path | None = None):
         self.folder, self.seed, self.random = folder, seed, random.Random(seed)
         self.checkpoints = checkpoints or folder / "checkpoints"
-        self.detectors = {**workload.DETECTORS, **({} if drift else {"drift": None})}
         self.proxies = [Proxy(seed + i) for i in range(members)]
         self.sink_proxy = Proxy(seed + 1000)
         every = [*self.proxies, self.sink_proxy]
@@ -88,9 +87,10 @@ class Group:
         for proxy, port in zip(every, self.broker.behind, strict=True):
             proxy.start(port)
         self.topics = {s: self.cluster.topic(PARTITIONS, s) for s in ("hardware", "inference")}
+        self.sketches = self.cluster.topic(1, "sketches") if members > 1 else None
         self.alerts, self.dead, self.group = self.cluster.topic(1, "alerts"), self.cluster.topic(1, "dead"), unique_group()
         self.members = [Member(folder / f"member{i}", self.config(i)) for i in range(members)]
-        self.reference = Reference(Config(detectors=self.detectors, limits=LIMITS), self.topics, PARTITIONS)
+        self.reference = Reference(Config(detectors=workload.DETECTORS, limits=LIMITS), self.topics, PARTITIONS)
         self.seen, self.dead_letters, self.ends, self.number = Seen(), 0, dict[TopicPartition, int](), 0
         self._producer: KafkaProducer | None = None
         self._consumer: KafkaConsumer | None = None
@@ -102,7 +102,7 @@ class Group:
             "name": "chaos",
             "source": {
                 "kafka": {
-                    "bootstrap": f"127.0.0.1:{self.proxies[number].port}", "group": self.group, "options": options,
+                    "bootstrap": f"127.0.0.1:{self.proxies[number].port}", "group": self.group, "options": options, "sketches": self.sketches,
                     "topics": [{"name": topic, "stream": stream, "encoding": "json"} for stream, topic in self.topics.items()],
                 }
             },
@@ -114,7 +114,7 @@ class Group:
             },
             "store": None,
             "checkpoint": {"dir": str(self.checkpoints), "interval_s": 0.5},
-            "detectors": self.detectors,
+            "detectors": workload.DETECTORS,
             "limits": LIMITS,
         } | more  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The short form of the chaos suite: three members without population detectors, then one with all of them."""
+"""The short form of the chaos suite: three members that share one population, then one alone."""
 
 import random
 import socket
@@ -50,7 +50,7 @@ def test_no_fault_loses_or_invents_an_alert(members, tmp_path, capsys):
         pytest.skip("the broker of KAFKA_BOOTSTRAP or Docker can't be crashed, nor put behind proxies")
     seed = random.SystemRandom().randrange(1 << 31)
     with small_disk(tmp_path / "checkpoints") as disk:
-        group = Group(tmp_path, members, seed, drift=members == 1, checkpoints=disk)
+        group = Group(tmp_path, members, seed, checkpoints=disk)
         try:
             group.start()
             with capsys.disabled():
