@@ -78,7 +78,7 @@ class SharedPopulation(Population):
         """Hand over what our partitions have closed; where the topic is ours, judge what has been received, as far as it is complete."""
         for worker in workers:
             self._hand_over(worker, lag, final)
-        return self._judge_received()
+        return self.judge_received()
 
     def receive(self, raw: RawBatch) -> list[Reject]:
         """Take in records of the topic; those that are none of ours are returned."""
@@ -125,7 +125,8 @@ class SharedPopulation(Population):
         self.frontiers[handed.origin] = max(had, handed.to_us)
         self.progress[handed.origin] = self.frontiers[handed.origin], handed.idle
 
-    def _judge_received(self) -> tuple[list[Scores], list[Alert]]:
+    def judge_received(self) -> tuple[list[Scores], list[Alert]]:
+        """Merge and judge what has been received, as far as every partition has come."""
         if not self.progress:
             return [], []
         known = [self.progress.get(name, (NEVER, False)) for name in self._origins()]
