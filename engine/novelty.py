@@ -3,17 +3,21 @@
 A query has K numeric features (surprisal, length, distance to its neighbours, ...). Each is compared with the reference's own, which
 gives an upper and a lower conformal p-value, raised to hold for this very reference with confidence (calibration-conditional p-values,
 Bates et al. 2023), so that a short reference does not alarm by itself. What no single feature shows, their combination may: the
-squared Mahalanobis length of the features' normal scores is feature K + 1.
+squared Mahalanobis length of the features' normal scores, each the less the longer its memory, is feature K + 1.
 
 An attacker who hides among ordinary queries shows as too many small p-values. For each feature and tail, a family of bets
     E = product over queries of 1 + e (f(p) - 1),   f decreasing with integral 1,  e = the share that might be the attacker's
 pays off if there are; a product depends on how many p-values fell into each bin alone, so counts are the whole state. E-values of
 dependent features may be averaged (Vovk and Wang 2021). The window's evidence is their power mean of exponent .1, which is at most the
 plain average and so an e-value too. The plain one is the largest feature's alone, and a reference of a thousand queries always has a
-feature that differs a little from all the traffic; near the geometric mean, several that differ count more. How large the evidence
-becomes for benign windows of n queries is learned by half-sampling: windows drawn from the whole reference, compared with a random half,
-which differs from the whole as the whole does from all benign queries (McCarthy 1969). When the reference has several principals, each is
-compared with the others as well: real people differ more than draws from one pool.
+feature that differs a little from all the traffic; near the geometric mean, several that differ count more.
+
+Queries that follow each other may be alike: what a query and the reference are worth in independent ones is measured
+(`engine.dependence`). p-values are raised as for a reference of so many fewer, bets grow by so much less, and a feature whose memory leaves
+the reference under 20 queries is silent. How large the evidence becomes for benign windows of n queries is learned by half-sampling:
+windows drawn from the whole reference in stretches of time, compared with a random half of its stretches, which differs from the whole as
+the whole does from all benign queries (McCarthy 1969). When the reference has several principals, each is compared with the others as well:
+real people differ more than draws from one pool.
 """
 
 from __future__ import annotations
@@ -26,11 +30,12 @@ import numpy as np
 from scipy import special
 from scipy.special import logsumexp
 
+from engine.dependence import memories
+from kernels import tailcounts
+
 BINS = 16
 RATIO = 0.6
 """Bin j holds the p-values in (RATIO^(j+1), RATIO^j]."""
-MISSING = 255
-"""Bin of a feature that a query does not have."""
 CONFIDENCE = 0.95
 POWER = 0.1
 """Exponent of the mean over features: 1 is the plain average, near 0 the geometric mean."""
@@ -41,6 +46,8 @@ WINDOWS = (25, 50, 100, 200, 400, 800, 1600, 3200)
 QUANTILES = np.linspace(0.0, 0.9, 19)
 GRID = 512
 LEAST_GROUPS, LEAST_ROWS = 8, 64
+BLOCKS, STRETCHES = 16, 8
+LEAST_WORTH = 20
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class Novelty:
 
     `scores`: float32[K, grid] quantiles of each feature, for normal scores; `mean` [K] and `precision` [K, K] of those scores;
     `edges`: float32[2, K + 1, BINS - 1], a value beyond edge j (above the upper ones, below the lower ones) is in a bin over j;
-    `bets`: float64[BINS, bets], log growth of each bet by bin; `null`: float64[windows, 19 + 2], for windows of each length the
-    quantiles of the log evidence of benign traffic up to .9, then the mean excess over that and how many windows it is from.
+    `bets`: float64[K + 1, BINS, bets], log growth of each bet by feature and bin; `null`: float64[windows, 19 + 2], for windows of each
+    length the quantiles of the log evidence of benign traffic up to .9, then the mean excess over that and how many windows it is from.
     """
 
     scores: np.ndarray
@@ -74,9 +81,14 @@ class Novelty:
         """The reverse of `record`."""
         return cls(**{name: np.asarray(record[name]) for name in ("scores", "mean", "precision", "edges", "bets", "null")})
 
+    @cached_property
+    def reference(self) -> tailcounts.Reference:
+        """What `kernels.tailcounts` compares with."""
+        return reference(self.scores, self.mean, self.precision, self.edges)
+
     def bins(self, values: np.ndarray) -> np.ndarray:
         """uint8[n, 2, K + 1] tail bins of feature values, float32[n, K]."""
-        return binned(with_combination(values, self.scores, self.mean, self.precision), self.edges)
+        return tailcounts.tail_bins(values, self.reference)
 
     @cached_property
     def cells(self) -> int:
@@ -107,8 +119,9 @@ class Novelty:
         return np.where(log_e > quantiles[-1], tail, bulk)
 
 
-def fit(values: np.ndarray, groups: np.ndarray, seed: int = 0, splits: int = 100) -> Novelty:
-    """Learn a reference from benign queries: float32[m, K] features (NaN: not there), and whose they were, int[m].
+def fit(values: np.ndarray, groups: np.ndarray, seed: int = 0, splits: int = 100, alone: int = 0) -> Novelty:
+    """Learn a reference from benign queries in their order: float32[m, K] features (NaN: not there), and whose they were, int[m]. The last
+    `alone` features have no part in the combination.
 
     Values must be what a fresh query would get (own counts left out). Raises ValueError under 100 queries.
     """
@@ -119,10 +132,22 @@ def fit(values: np.ndarray, groups: np.ndarray, seed: int = 0, splits: int = 100
         scores = np.stack([quantile_grid(column) for column in values.T])
     normal = normal_scores(values, scores)
     mean = normal.mean(0)
-    precision = np.linalg.inv(np.cov(normal.T).reshape(len(mean), -1) + 0.1 * np.eye(len(mean)))
+    memory = memories(values, groups)
+    weight = np.where(worth(values, memory) > 0, 1 / np.sqrt(memory), 0.0)
+    weight[len(weight) - alone :] = 0
+    covariance = np.cov((normal * weight).T).reshape(len(mean), -1)
+    precision = weight[:, None] * np.linalg.inv(covariance + 0.1 * np.eye(len(mean))) * weight
     combined = with_combination(values, scores, mean, precision)
-    null = learn_null(combined, groups, np.random.default_rng(seed), splits)
-    return Novelty(scores, mean, precision, tail_edges(combined, len(values)), bet_table(len(values)), null)
+    memory = np.append(memory, memories(combined[:, -1:], groups))
+    null = learn_null(combined, memory, groups, np.random.default_rng(seed), splits)
+    has = worth(combined, memory)
+    return Novelty(scores, mean, precision, tail_edges(combined, has), bet_table(has, memory), null)
+
+
+def worth(values: np.ndarray, memory: np.ndarray) -> np.ndarray:
+    """int64[K]: how many independent queries the values of each feature are worth; 0 where its memory leaves too few to compare with."""
+    has = np.count_nonzero(~np.isnan(values), axis=0)
+    return np.where((memory > 1) & (has < LEAST_WORTH * memory), 0, has / memory).astype(np.int64)
 
 
 def quantile_grid(column: np.ndarray) -> np.ndarray:
@@ -143,14 +168,17 @@ def normal_scores(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values) | np.isnan(grid[:, 0]), 0.0, out)
 
 
-def with_combination(values: np.ndarray, grid: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """float32[n, K + 1]: the features, and the squared Mahalanobis length of their normal scores, where none of them is missing that
-    the reference has."""
-    normal = normal_scores(values, grid) - mean
-    combination = np.einsum("ni,ij,nj->n", normal, precision, normal)
-    incomplete = (np.isnan(values) & (grid[:, 0] < grid[:, -1])).any(1) | np.isnan(values).all(1)
-    combination[incomplete] = np.nan
-    return np.column_stack([values, combination]).astype(np.float32)
+def reference(scores: np.ndarray, mean: np.ndarray, precision: np.ndarray, edges: np.ndarray) -> tailcounts.Reference:
+    """As `kernels.tailcounts` wants it. A feature is needed for the combination if it has a part in it, and more than one value."""
+    quantiles = special.ndtri((np.arange(2 * scores.shape[1] + 1) / 2 + 0.5) / (scores.shape[1] + 1))
+    needed = (scores[:, 0] < scores[:, -1]) & (np.diag(precision) > 0)
+    return tailcounts.Reference(scores, quantiles, mean, precision, needed, np.ascontiguousarray(edges[0]), np.ascontiguousarray(-edges[1]))
+
+
+def with_combination(values: np.ndarray, scores: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """float32[n, K + 1]: the features, and the squared Mahalanobis length of their normal scores."""
+    no_edges = np.empty((2, values.shape[1] + 1, 0), np.float32)
+    return np.column_stack([values, tailcounts.combine(values, reference(scores, mean, precision, no_edges))])
 
 
 def raised_p(m: int) -> np.ndarray:
@@ -159,20 +187,18 @@ def raised_p(m: int) -> np.ndarray:
     return np.append(special.betaincinv(r + 1, m - r, CONFIDENCE), 1.0)
 
 
-def tail_edges(values: np.ndarray, m: int) -> np.ndarray:
-    """float32[2, K, BINS - 1] edges of the tail bins, by the p-values of a reference of m queries, which these are a sample of.
-
-    A feature is compared among the queries that have it: where only some of the reference's do, it is a reference of so many fewer.
-    """
-    count, features = values.shape
+def tail_edges(values: np.ndarray, has: np.ndarray) -> np.ndarray:
+    """float32[2, K, BINS - 1] edges of the tail bins, by the p-values of a reference that is worth `has` [K] queries, which these are a
+    sample of. A feature is compared among the queries that have it."""
+    features = values.shape[1]
     out = np.empty((2, features, BINS - 1), np.float32)
     out[0], out[1] = np.inf, -np.inf
     for k in range(features):
         known = np.sort(values[~np.isnan(values[:, k]), k])
-        if not (has := m * len(known) // count):
+        if not (has[k] and len(known)):
             continue
-        most = np.searchsorted(raised_p(has), RATIO ** np.arange(1, BINS), side="right") - 1  # reference values that may reach x
-        rank = most * len(known) // has
+        most = np.searchsorted(raised_p(int(has[k])), RATIO ** np.arange(1, BINS), side="right") - 1  # reference values that may reach x
+        rank = most * len(known) // has[k]
         usable = most >= 0
         out[0, k, usable] = known[::-1][rank[usable]]
         out[1, k, usable] = known[rank[usable]]
@@ -180,20 +206,29 @@ def tail_edges(values: np.ndarray, m: int) -> np.ndarray:
 
 
 def binned(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """uint8[n, 2, K] tail bins, MISSING where a value is NaN."""
+    """uint8[n, 2, K] tail bins, `tailcounts.MISSING` where a value is NaN."""
     out = np.empty((len(values), 2, values.shape[1]), np.uint8)
     for k in range(values.shape[1]):
         out[:, 0, k] = np.searchsorted(edges[0, k], values[:, k], "left")  # how many edges lie under the value
         out[:, 1, k] = np.searchsorted(-edges[1, k], -values[:, k], "left")
-    out[np.isnan(values)[:, None, :].repeat(2, 1)] = MISSING
+    out[np.isnan(values)[:, None, :].repeat(2, 1)] = tailcounts.MISSING
     return out
 
 
-def bet_table(m: int) -> np.ndarray:
+def bet_table(has: np.ndarray, memory: np.ndarray) -> np.ndarray:
+    """float64[K, BINS, bets]: `bets_of` each feature, from what its reference is worth, and a query is: the growths of every `memory`-th
+    query are in order; the geometric mean of so many streams is the growth of all to the power of 1 / memory, and no more than their
+    mean."""
+    return np.stack([bets_of(int(m)) / kept for m, kept in zip(has, memory, strict=True)])
+
+
+def bets_of(m: int) -> np.ndarray:
     """float64[BINS, bets]: log(1 + e (f(bin) - 1)) for every share e and f(p) = a p^(a - 1), averaged over the bin.
 
-    Bins that a reference of m queries can't resolve get what the last one gets: all that f holds under its upper end.
+    Bins that a reference of m queries can't resolve get what the last one gets: all that f holds under its upper end; with none, nothing.
     """
+    if not m:
+        return np.zeros((BINS, len(SHARES) * len(EXPONENTS)))
     upper = RATIO ** np.arange(BINS)
     last = max(1, int(np.sum(upper >= raised_p(m)[0]) - 1))
     lower = np.append(upper[1:], 0.0)
@@ -206,20 +241,21 @@ def bet_table(m: int) -> np.ndarray:
 
 def log_evidence(counts: np.ndarray, bets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As `Novelty.log_evidence`."""
-    grown = counts.astype(np.float64) @ bets  # [w, 2, K, bets]
-    of_feature = logsumexp(grown, axis=(1, 3)) - np.log(2 * bets.shape[1])
+    grown = np.einsum("wtkb,kbe->wtke", counts.astype(np.float64), bets)
+    of_feature = logsumexp(grown, axis=(1, 3)) - np.log(2 * bets.shape[2])
     return (logsumexp(POWER * of_feature, axis=1) - np.log(of_feature.shape[1])) / POWER, of_feature
 
 
-def learn_null(values: np.ndarray, groups: np.ndarray, rng: np.random.Generator, splits: int) -> np.ndarray:
-    """float64[windows, 21], as `Novelty.null`: by half-sampling and, with several principals, by leaving each out."""
+def learn_null(values: np.ndarray, memory: np.ndarray, groups: np.ndarray, rng: np.random.Generator, splits: int) -> np.ndarray:
+    """float64[windows, 21], as `Novelty.null`: by half-sampling blocks of rows and, with several principals, by leaving each out."""
     rows = len(values)
-    drawn = [windows(values, rng, rng.permutation(rows)[: rows // 2], np.arange(rows)) for _ in range(splits)]
+    drawn = [windows(values, memory, rng, half(rng, rows), np.arange(rows)) for _ in range(splits)]
     names, sizes = np.unique(groups, return_counts=True)
     names = names[sizes >= LEAST_ROWS]
     if len(names) >= LEAST_GROUPS:
         grouped = [
-            windows(values, rng, np.flatnonzero(groups != name), np.flatnonzero(groups == name)) for name in rng.permutation(names)[:splits]
+            windows(values, memory, rng, np.flatnonzero(groups != name), np.flatnonzero(groups == name))
+            for name in rng.permutation(names)[:splits]
         ]
         null = np.maximum(null_of(np.concatenate(drawn, axis=1)), null_of(np.concatenate(grouped, axis=1)))
     else:
@@ -227,16 +263,32 @@ def learn_null(values: np.ndarray, groups: np.ndarray, rng: np.random.Generator,
     return null
 
 
-def windows(values: np.ndarray, rng: np.random.Generator, known: np.ndarray, others: np.ndarray) -> np.ndarray:
+def half(rng: np.random.Generator, rows: int) -> np.ndarray:
+    """int64: half of the rows, by BLOCKS blocks of rows that follow each other."""
+    blocks = np.array_split(np.arange(rows), BLOCKS)
+    return np.concatenate([blocks[i] for i in rng.permutation(BLOCKS)[: BLOCKS // 2]])
+
+
+def stretches(rng: np.random.Generator, rows: int, wanted: int) -> np.ndarray:
+    """int64[rows]: how often each row is drawn, in stretches of rows that follow each other (a moving block bootstrap, Kuensch 1989): what
+    lasts for a while shows in a short window as it does in traffic, and independent rows are drawn as if one by one."""
+    length = min(wanted, max(1, rows // STRETCHES))
+    start = rng.integers(0, rows, -(-wanted // length))
+    at = (start[:, None] + np.arange(length)).ravel()[:wanted] % rows
+    return np.bincount(at, minlength=rows)
+
+
+def windows(values: np.ndarray, memory: np.ndarray, rng: np.random.Generator, known: np.ndarray, others: np.ndarray) -> np.ndarray:
     """float64[windows, 4] log evidence of benign windows of each length, drawn from the rows `others`, and compared with the rows
     `known`."""
-    bins = binned(values[others], tail_edges(values[known], len(values)))
+    has = worth(values, memory)
+    bins = binned(values[others], tail_edges(values[known], has))
     cells = np.zeros((*bins.shape, BINS), np.float32)
     present = bins < BINS
     cells[present, bins[present]] = 1
-    weights = [np.bincount(rng.choice(len(others), rows), minlength=len(others)) for rows in WINDOWS for _ in range(4)]
+    weights = [stretches(rng, len(others), rows) for rows in WINDOWS for _ in range(4)]
     counts = (np.array(weights, np.float32) @ cells.reshape(len(others), -1)).reshape(-1, *bins.shape[1:], BINS)
-    return log_evidence(counts, bet_table(len(values)))[0].reshape(len(WINDOWS), -1)
+    return log_evidence(counts, bet_table(has, memory))[0].reshape(len(WINDOWS), -1)
 
 
 def null_of(log_e: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ judge     the e-value of bets that a share of the queries is not benign (`engine
 Nothing is learned from what is judged: a reference comes from a baseline, or from the first rows of the stream, which are not judged.
 Fails when that reference holds an attack already, and on an attacker who sends the benign distribution's own queries. A batch job or an
 evaluation run looks like extraction: `allow` names principals that are scored and never alarm. Score: -log10 of that number,
-higher is more anomalous. A principal costs 12 KB.
+higher is more anomalous. A principal costs 15 KB.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ from engine.finding import Context, Finding, Judgement, Scores, Settings
 from engine.novelty import BINS, POWER, RATIO, Novelty
 from engine.state import ArraySpec, State
 from kernels import tailcounts
+from kernels.surprisal import HASHES
 
 TABLE = "extraction.principal"
 HALVES = np.array([64, 256, 1024])
 HORIZON = 2048
 EVERY = 25
+SAMPLES, UNUSUAL = 8, 6
+"""Rows that a finding names, of those with a feature in the most extreme 5 % of the reference."""
 STEPS = np.array([25, 75, 250])
 """Queries between looks at each window."""
 FITTING_ROWS = 50_000
@@ -68,6 +71,7 @@ class Judged:
     live: np.ndarray
     due: tailcounts.Due
     log10_p: np.ndarray
+    partition: str
 
     @property
     def looked(self) -> np.ndarray:
@@ -95,6 +99,8 @@ class Extraction:
                 ArraySpec(f"extraction.{view.name}.rows", "int64", (TABLE,)),
                 ArraySpec(f"extraction.{view.name}.tested_us", "int64", (TABLE,)),
                 ArraySpec(f"extraction.{view.name}.log10_p", "float64", (TABLE,), np.nan),
+                ArraySpec(f"extraction.{view.name}.since_us", "int64", (TABLE, len(HALVES), 2)),
+                ArraySpec(f"extraction.{view.name}.samples", "int64", (TABLE, SAMPLES + 1)),
                 ArraySpec(f"extraction.{view.name}.counts", "int16", (TABLE, len(HALVES), 2, 2, len(view.features) + 1, BINS)),
             )
         ]
@@ -103,7 +109,10 @@ class Extraction:
             ArraySpec("extraction.first_row", "int64", (TABLE,), NOT_YET),
             ArraySpec("extraction.texts", "uint64", (TABLE, RECENT_TEXTS)),
             ArraySpec("extraction.texts.seen", "int64", (TABLE,)),
-            ArraySpec("extraction.points", "int16", (TABLE, RECENT_ROWS, POINT_DIMS)),
+            ArraySpec("extraction.likeness", "uint16", (TABLE, RECENT_TEXTS, HASHES)),
+            ArraySpec("extraction.likeness.seen", "int64", (TABLE,)),
+            ArraySpec("extraction.points", "int16", (TABLE, POINT_DIMS, RECENT_ROWS)),
+            ArraySpec("extraction.points.class", "int32", (TABLE, RECENT_ROWS)),
             ArraySpec("extraction.points.seen", "int64", (TABLE,)),
         )
 
@@ -113,10 +122,10 @@ class Extraction:
         if not seen:
             return
         slots = batch.slots(state, TABLE, ("principal",))
-        asked = np.any([view.present(rows) for view, rows in seen], axis=0) & (slots >= 0)
-        live = live_principals(slots, asked, state)
-        for view, rows in seen:
-            index = np.flatnonzero(view.present(rows) & (slots >= 0))
+        present = [view.present(rows) & (slots >= 0) for view, rows in seen]
+        live = live_principals(slots, np.logical_or.reduce(present), state)
+        for (view, rows), there in zip(seen, present, strict=True):
+            index = np.flatnonzero(there)
             reference = reference_of(view, state, self.baseline)
             if reference is None and len(index):
                 taken = learn(view, state, view.take(rows, index), slots[index], self.reference_rows)
@@ -125,24 +134,27 @@ class Extraction:
             if reference is not None and len(index):
                 novelty = Novelty.of(reference)
                 bins = novelty.bins(view.values(view.take(rows, index), slots[index], reference, state))
-                self._fold(view, novelty, bins, slots, index, batch.time_us, live, state)
+                self._fold(view, novelty, bins, slots, index, batch, live, state)
 
     def _fold(
-        self, view: View, novelty: Novelty, bins: np.ndarray, slots: np.ndarray, index: np.ndarray, time_us: np.ndarray, live: np.ndarray,
+        self, view: View, novelty: Novelty, bins: np.ndarray, slots: np.ndarray, index: np.ndarray, batch: Batch, live: np.ndarray,
         state: State,
     ) -> None:  # fmt: skip
-        prefix, slot, time_us = f"extraction.{view.name}", slots[index], time_us[index]
+        prefix, slot, time_us = f"extraction.{view.name}", slots[index], batch.time_us[index]
         queries = state[f"{prefix}.rows"]
-        first = np.unique(slot, return_index=True)
-        new = queries[first[0]] == 0
-        state[f"{prefix}.tested_us"][first[0][new]] = time_us[first[1][new]]
-        due = tailcounts.fold(slot, bins, queries, state[f"{prefix}.counts"], HALVES, EVERY, novelty.bets, POWER)
+        opening = np.flatnonzero(queries[slot] == 0)[::-1]
+        state[f"{prefix}.tested_us"][slot[opening]] = time_us[opening]  # of rows with one slot, the first
+        windows = tailcounts.Windows(queries, *(state[f"{prefix}.{part}"] for part in ("counts", "since_us", "samples")))
+        rule = tailcounts.Rule(HALVES, STEPS, novelty.bets, POWER, UNUSUAL)
+        due = tailcounts.fold(slot, bins, time_us, batch.offsets[index], windows, rule)
         if not len(due.row):
             return
         at, when = slot[due.row], time_us[due.row]
         since = since_last(at, when, state[f"{prefix}.tested_us"])
         log10_p = np.column_stack([novelty.log10_p(due.log_e[:, w], due.told[:, w]) for w in range(len(HALVES))])
-        judged = Judged(view, novelty, at, index[due.row], when, since, numbered(at, queries), live[index[due.row]], due, log10_p)
+        judged = Judged(
+            view, novelty, at, index[due.row], when, since, numbered(at, queries), live[index[due.row]], due, log10_p, batch.partition
+        )
         state.pending.setdefault(self.name, []).append(judged)
 
     def judge(self, state: State, now_us: int) -> Judgement:
@@ -223,11 +235,11 @@ def live_principals(slots: np.ndarray, asked: np.ndarray, state: State) -> np.nd
     first_row, before = state["extraction.first_row"], state.records.get("extraction.rows", 0)
     there = np.count_nonzero(first_row < before)
     rows = np.flatnonzero(asked)
+    rows = rows[first_row[slots[rows]] == NOT_YET]
     slot, first = np.unique(slots[rows], return_index=True)
-    new = first_row[slot] == NOT_YET
-    first_row[slot[new]] = before + rows[first[new]]
+    first_row[slot] = before + rows[first]
     state.records["extraction.rows"] = before + len(slots)
-    return there + np.cumsum(np.bincount(rows[first[new]], minlength=len(slots)))
+    return there + np.cumsum(np.bincount(rows[first], minlength=len(slots)))
 
 
 def since_last(slot: np.ndarray, time_us: np.ndarray, last_us: np.ndarray) -> np.ndarray:
@@ -251,31 +263,46 @@ def numbered(slot: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def evidence(said: Judged, i: int, window: int) -> dict[str, Any]:
-    """What a person needs to believe it: volume, windows, and how the features of the longest window lie in the reference's tails."""
-    counts = said.due.counts[i]
-    of_feature = said.novelty.log_evidence(counts[None])[1]
+    """What a person needs to believe it (OWASP AISVS 11.5.2): statistic, null, windows, volume, how the most telling features of the
+    longest window lie in the reference's tails, before and after, and which of the principal's last queries are unusual."""
+    due, counts = said.due, said.due.counts[i]
+    of_feature = said.novelty.log_evidence(counts[None])[1][0]
     names = (*said.view.features, "combination")
-    features = []
-    for f in np.argsort(-of_feature[0])[:5].tolist():
-        above = np.cumsum(counts[:, f, ::-1], axis=1)[:, ::-1] / max(1, counts[0, f].sum())
-        expected = RATIO ** np.arange(BINS)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            gain = above * np.log(above / expected) + np.where(above < 1, (1 - above) * np.log((1 - above) / (1 - expected)), 0)
-        tail, bin_ = np.unravel_index(int(np.argmax(np.where(above > expected, gain, 0))), gain.shape)
-        features.append({
-            "feature": names[f], "log_e": round(float(of_feature[0, f]), 2), "tail": ("upper", "lower")[tail],
-            "observed": round(float(above[tail, bin_]), 4), "expected": round(float(RATIO**bin_), 4),
-            "histogram": counts[tail, f].tolist(),
-        })  # fmt: skip
+    order = np.argsort(-of_feature, kind="stable")[:5].tolist()
+    features, histograms = zip(*(of_tail(names[f], float(of_feature[f]), counts[:, f]) for f in order), strict=True)
+    samples = [{"partition": said.partition, "offset": offset} for offset in sorted(set(due.samples[i].tolist()) - {-1})]
     return {
         "view": said.view.name,
+        "statistic": f"mean of power {POWER:g} over features of e-values of bets on their tails",
+        "null": f"windows of {int(due.told[i, window])} queries as the reference's principals and stretches of time send them",
         "queries": int(said.queries[i]),
         "queries_per_minute": round(EVERY * 60e6 / max(1, int(said.time_us[i] - said.since_us[i])), 2),
-        "window": {"queries": int(said.due.length[i, window]), "to_us": int(said.time_us[i])},
+        "window": {"from_us": int(due.since_us[i, window]), "to_us": int(said.time_us[i]), "queries": int(due.length[i, window])},
         "windows": [
-            {"queries": int(n), "log_e": round(float(e), 2), "log10_p": round(float(p), 2)}
-            for n, e, p in zip(said.due.length[i], said.due.log_e[i], said.log10_p[i], strict=True)
+            {"queries": int(due.length[i, w]), "log_e": round(float(due.log_e[i, w]), 2), "log10_p": round(float(said.log10_p[i, w]), 2)}
+            for w in np.flatnonzero(said.looked[i]).tolist()
         ],
-        "features": features,
+        "features": list(features),
+        **{f"histogram_{f['feature']}": h for f, h in zip(features[:3], histograms[:3], strict=True)},
         "share_at_least": round(max(f["observed"] - f["expected"] for f in features), 3),
+        "samples": samples,
     }
+
+
+def of_tail(name: str, log_e: float, counts: np.ndarray) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(how much more of a feature lies where little of the reference does, queries by p-value in that tail: by the reference and in the
+    window). `counts`: [2, BINS]."""
+    rows, expected = max(1, int(counts[0].sum())), RATIO ** np.arange(BINS)
+    above = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1] / rows
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = above * np.log(above / expected) + np.where(above < 1, (1 - above) * np.log((1 - above) / (1 - expected)), 0)
+    tail, bin_ = np.unravel_index(int(np.argmax(np.where(above > expected, gain, 0))), gain.shape)
+    share = -np.diff(expected, append=0.0)
+    histogram = [
+        {"p_at_most": f"{expected[b]:.2g}", "reference": round(float(rows * share[b]), 1), "window": int(counts[tail, b])}
+        for b in range(BINS)
+    ]
+    return {
+        "feature": name, "log_e": round(log_e, 2), "tail": ("upper", "lower")[tail], "observed": round(float(above[tail, bin_]), 4),
+        "expected": round(float(expected[bin_]), 4),
+    }, histogram  # fmt: skip

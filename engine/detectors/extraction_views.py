@@ -5,6 +5,7 @@ A view turns rows into novelty features against a reference it has learned, and 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,11 +28,12 @@ Reference = Mapping[str, np.ndarray]
 
 
 class TextView:
-    """Prompts. Features: `kernels.surprisal`. A prompt that is in the reference, or that the principal sent just before, says nothing:
-    people and programs repeat themselves; extraction does not."""
+    """Prompts. Features: `kernels.surprisal`, and how like the prompt is to the principal's last 32: to the likest of them (templates,
+    iterative refinement), and on average (how little he covers). A prompt that is in the reference, or that the principal sent just before,
+    says nothing: people and programs repeat themselves; extraction does not."""
 
     name = "text"
-    features = surprisal.FEATURES
+    features = (*surprisal.FEATURES, "near_copy", "sameness")
 
     @staticmethod
     def rows(batch: Batch) -> dict[str, np.ndarray] | None:
@@ -73,21 +75,28 @@ class TextView:
         common = surprisal.common_words(data, starts)
         table, totals = surprisal.new_model()
         surprisal.count(data, starts, common, table, totals)
-        values = surprisal.features(data, starts, common, table, totals, own=True)
-        return {"common": common, "table": table, "totals": totals, "known": known, **fit(values, groups).record()}
+        values, minhash = surprisal.features(data, starts, common, table, totals, own=True)
+        seen, ring = np.zeros(int(groups.max()) + 1, np.int64), np.zeros((int(groups.max()) + 1, RECENT_TEXTS, surprisal.HASHES), np.uint16)
+        alike = recent.likeness(groups.astype(np.int32), minhash, seen, ring)
+        fitted = fit(np.column_stack([values, alike]), groups, alone=alike.shape[1])
+        return {"common": common, "table": table, "totals": totals, "known": known, **fitted.record()}
 
     def values(self, rows: Reference, slot: np.ndarray, reference: Reference, state: State) -> np.ndarray:
-        """float32[n, 12] features; NaN for a repeat."""
+        """float32[n, 14] features; NaN for a repeat."""
         hashes = surprisal.hashes(rows["data"], rows["starts"])
-        out = surprisal.features(rows["data"], rows["starts"], reference["common"], reference["table"], reference["totals"])
+        values, minhash = surprisal.features(rows["data"], rows["starts"], reference["common"], reference["table"], reference["totals"])
         repeated = recent.repeats(slot, hashes, state["extraction.texts.seen"], state["extraction.texts"])
+        fresh = np.where(repeated, -1, slot).astype(np.int32)
+        alike = recent.likeness(fresh, minhash, state["extraction.likeness.seen"], state["extraction.likeness"])
+        out = np.column_stack([values, alike])
         out[repeated | np.isin(hashes, reference["known"])] = np.nan
         return out
 
 
 class VectorView:
     """An embedding, or eight and more numeric `feature.*` columns. Features: distance from the middle of the reference, how sure the
-    model was, and distances to what the principal sent before, in 32 random directions (Johnson and Lindenstrauss)."""
+    model was, and distances to what the principal sent before, in 32 random directions (Johnson and Lindenstrauss): how near he stays to a
+    point (iterative attacks), how much he covers (sweeps), and the nearest of the same predicted class (PRADA)."""
 
     name = "vector"
     features = ("distance", "doubt", *recent.FEATURES)
@@ -104,24 +113,24 @@ class VectorView:
             if len(columns) < LEAST_COLUMNS:
                 return None
             vectors = np.column_stack([batch.floats(c) for c in columns])
-        return {"vectors": vectors, "doubt": doubt}
+        return {"vectors": vectors, "doubt": doubt, "predicted": predicted(batch)}
 
     @staticmethod
     def present(rows: Reference) -> np.ndarray:
         """bool[n]: which rows have a whole, finite vector."""
-        return np.asarray(np.isfinite(rows["vectors"]).all(axis=1))
+        return recent.whole(rows["vectors"])
 
     @staticmethod
     def take(rows: Reference, index: np.ndarray) -> dict[str, np.ndarray]:
         """These rows alone."""
-        return {name: column[index] for name, column in rows.items()}
+        return dict(rows) if len(index) == len(rows["doubt"]) else {name: column[index] for name, column in rows.items()}
 
     @staticmethod
     def join(a: Reference, b: Reference) -> dict[str, np.ndarray]:
         """Rows after rows; rows of another width start anew."""
         if a["vectors"].shape[1] != b["vectors"].shape[1]:
             return dict(b)
-        return {name: np.concatenate([a[name], b[name]]) for name in ("vectors", "doubt")}
+        return {name: np.concatenate([a[name], b[name]]) for name in ("vectors", "doubt", "predicted")}
 
     @staticmethod
     def distinct(rows: Reference) -> int:
@@ -139,25 +148,40 @@ class VectorView:
         }  # fmt: skip
         slot = np.unique(groups, return_inverse=True)[1].astype(np.int32)
         principals = int(slot.max()) + 1
-        seen, ring = np.zeros(principals, np.int64), np.zeros((principals, RECENT_ROWS, POINT_DIMS), np.int16)
-        return {**reference, **fit(measured(rows, slot, reference, seen, ring), groups).record()}
+        seen, ring = np.zeros(principals, np.int64), np.zeros((principals, POINT_DIMS, RECENT_ROWS), np.int16)
+        values = measured(rows, slot, reference, seen, ring, np.zeros((principals, RECENT_ROWS), np.int32))
+        return {**reference, **fit(values, groups, alone=1).record()}
 
     def values(self, rows: Reference, slot: np.ndarray, reference: Reference, state: State) -> np.ndarray:
-        """float32[n, 6] features; NaN where the vector's width is not the reference's."""
+        """float32[n, 7] features; NaN where the vector's width is not the reference's."""
         if rows["vectors"].shape[1] != len(reference["center"]):
             return np.full((len(slot), len(self.features)), np.nan, np.float32)
-        return measured(rows, slot, reference, state["extraction.points.seen"], state["extraction.points"])
+        seen, ring, of_class = (state[f"extraction.points{part}"] for part in (".seen", "", ".class"))
+        return measured(rows, slot, reference, seen, ring, of_class)
 
 
 VIEWS = (TextView(), VectorView())
 View = TextView | VectorView
 
 
-def measured(rows: Reference, slot: np.ndarray, reference: Reference, seen: np.ndarray, ring: np.ndarray) -> np.ndarray:
-    """float32[n, 6], as `VectorView` says; `seen` and `ring` are the state of `recent.fold`."""
-    z = np.clip((rows["vectors"] - reference["center"]) / reference["spread"], -MOST_Z, MOST_Z)
-    distance = np.log(1e-6 + np.sqrt(np.mean(np.square(z, dtype=np.float64), axis=1)))
-    return np.column_stack([distance, rows["doubt"], recent.fold(slot, z @ reference["signs"], seen, ring)]).astype(np.float32)
+def measured(
+    rows: Reference, slot: np.ndarray, reference: Reference, seen: np.ndarray, ring: np.ndarray, of_class: np.ndarray
+) -> np.ndarray:
+    """float32[n, 7], as `VectorView` says; `seen`, `ring` and `of_class` are the state of `recent.fold`."""
+    points, distance = recent.placed(rows["vectors"], reference["center"], reference["spread"], reference["signs"], MOST_Z)
+    out = np.empty((len(slot), 2 + len(recent.FEATURES)), np.float32)
+    out[:, 0], out[:, 1] = np.log(1e-6 + distance), rows["doubt"]
+    out[:, 2:] = recent.fold(slot, points, rows["predicted"], seen, ring, of_class)
+    return out
+
+
+def predicted(batch: Batch) -> np.ndarray:
+    """int32[n]: a hash of what the model said each row is, `recent.NO_CLASS` where it said nothing."""
+    if "predicted" not in batch.columns:
+        return np.full(len(batch), recent.NO_CLASS, np.int32)
+    codes, values = batch.codes("predicted")
+    of_value = [recent.NO_CLASS if v is None else zlib.crc32(str(v).encode()) >> 1 for v in values]
+    return np.array(of_value or [recent.NO_CLASS], np.int32)[codes]
 
 
 def learn(view: View, state: State, rows: Reference, slot: np.ndarray, wanted: int) -> int:

@@ -6,82 +6,146 @@ import numpy as np
 from numba import njit
 
 
+@njit(nogil=True, cache=True, fastmath={"reassoc"})
+def nothing(values):
+    """0, or NaN where a value is NaN or infinite."""
+    total = np.float32(0)
+    for j in range(len(values)):
+        total += values[j] * np.float32(0)
+    return total
+
+
+@njit(nogil=True, cache=True)
+def whole(vectors, out):
+    for i in range(len(vectors)):
+        out[i] = nothing(vectors[i]) == 0
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc"})
+def mean_square(values):
+    total = 0.0
+    for j in range(len(values)):
+        total += np.float64(values[j]) * np.float64(values[j])
+    return total / len(values)
+
+
+@njit(nogil=True, cache=True)
+def placed(vectors, center, spread, signs, most, points, distance):
+    z = np.empty(vectors.shape[1], np.float32)
+    for i in range(len(vectors)):
+        for j in range(len(z)):
+            z[j] = min(max((vectors[i, j] - center[j]) / spread[j], -most), most)
+        distance[i] = np.sqrt(mean_square(z))
+        points[i, :] = 0
+        for j in range(len(z)):
+            for k in range(points.shape[1]):
+                points[i, k] += z[j] * signs[j, k]
+
+
 @njit(nogil=True, cache=True)
 def squared(ring, point, out):
-    """Squared distances of a point to each row of a ring, whole numbers: sums of integers, which the compiler may take in any order."""
-    for h in range(ring.shape[0]):
-        total = np.int64(0)
-        for d in range(ring.shape[1]):
-            difference = np.int64(ring[h, d]) - np.int64(point[d])
-            total += difference * difference
-        out[h] = total
+    """Squared distances of a point to each column of a ring. A column's sum runs over dimensions in order, whatever is done at once."""
+    out[:] = 0
+    for d in range(ring.shape[0]):
+        at = np.float32(point[d])
+        for h in range(ring.shape[1]):
+            difference = np.float32(ring[d, h]) - at
+            out[h] += difference * difference
 
 
 @njit(nogil=True, cache=True)
-def select(values, count, k):
-    """The k-th smallest (from 0) of values[:count], which is rearranged (Hoare's quickselect)."""
-    low, high = 0, count - 1
-    while low < high:
-        pivot = values[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            high = j
-        elif k >= i:
-            low = i
-        else:
-            break
-    return values[k]
+def summed(squares, nearest):
+    """(how many squares are over 0, the sum of their roots); `nearest`: the least square over 0 of every len(nearest)-th, from each place
+    on, infinite for none. Loops without a branch, which run in vectors."""
+    near = len(nearest)
+    nearest[:] = np.inf
+    for first in range(0, len(squares), near):
+        for k in range(near):
+            square = squares[first + k]
+            nearest[k] = min(nearest[k], square if square > 0 else np.float32(np.inf))
+    count = 0
+    for h in range(len(squares)):
+        count += squares[h] > 0
+    total = roots(squares)
+    return count, total
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc"})
+def roots(squares):
+    total = np.float32(0)
+    for h in range(len(squares)):
+        total += np.sqrt(squares[h])
+    return total
 
 
 @njit(nogil=True, cache=True)
-def fold(slot, points, seen, ring, near, least, grain, out):
-    held, dims = ring.shape[1], ring.shape[2]
-    squares = np.empty(held, np.int64)
-    nearest = np.empty(near, np.int64)
+def fold(slot, points, classes, seen, ring, of_class, near, least, grain, out):
+    dims, held = ring.shape[1], ring.shape[2]
+    point = np.empty(dims, np.int16)
+    squares = np.empty(held, np.float32)
+    nearest = np.empty(near, np.float32)
+    scale = np.float32(1.0 / (np.sqrt(np.float64(dims)) * grain))
     for i in range(len(slot)):
         out[i, :] = np.nan
         s = slot[i]
         if s < 0:
             continue
+        for d in range(dims):
+            value = np.rint(points[i, d] * grain)
+            if not value > -32767:  # NaN too
+                value = np.float32(0) if np.isnan(value) else np.float32(-32767)
+            point[d] = np.int16(min(value, np.float32(32767)))
         if seen[s] >= held:
-            squared(ring[s], points[i], squares)
-            step = squares[(seen[s] - 1) % held]
-            others = 0
-            for h in range(held):
-                if squares[h] > 0:
-                    squares[others] = squares[h]
-                    others += 1
-            if others >= least:
-                kept = 0
-                for h in range(others):
-                    value = squares[h]
-                    if kept < near:
-                        kept += 1
-                    elif value >= nearest[near - 1]:
-                        continue
-                    place = kept - 1
-                    while place > 0 and nearest[place - 1] > value:
-                        nearest[place] = nearest[place - 1]
-                        place -= 1
-                    nearest[place] = value
-                mean = 0.0
-                for h in range(kept):
-                    mean += np.sqrt(nearest[h] / dims) / grain
-                out[i, 0] = np.sqrt(nearest[0] / dims) / grain
-                out[i, 1] = mean / kept
-                out[i, 2] = np.sqrt(select(squares, others, others // 2) / dims) / grain
+            squared(ring[s], point, squares)
+            count, total = summed(squares, nearest)
+            if count >= least:
+                used, mean, smallest = 0, np.float32(0), np.float32(np.inf)
+                for k in range(near):
+                    if nearest[k] < np.inf:
+                        used += 1
+                        mean += np.sqrt(nearest[k])
+                        smallest = min(smallest, nearest[k])
+                out[i, 0] = np.sqrt(smallest) * scale
+                out[i, 1] = mean / np.float32(used) * scale
+                out[i, 2] = total / np.float32(count) * scale
+                step = squares[(seen[s] - 1) % held]
                 if step > 0:
-                    out[i, 3] = np.sqrt(step / dims) / grain
-        ring[s, seen[s] % held] = points[i]
+                    out[i, 3] = np.sqrt(step) * scale
+                if classes[i] >= 0:
+                    least_of_class = np.float32(np.inf)
+                    for h in range(held):
+                        if of_class[s, h] == classes[i]:
+                            least_of_class = min(least_of_class, squares[h])
+                    if 0 < least_of_class < np.inf:
+                        out[i, 4] = np.sqrt(least_of_class) * scale
+        place = seen[s] % held
+        for d in range(dims):
+            ring[s, d, place] = point[d]
+        of_class[s, place] = classes[i]
+        seen[s] += 1
+
+
+@njit(nogil=True, cache=True)
+def likeness(slot, minhash, seen, ring, out):
+    held, hashes = ring.shape[1], ring.shape[2]
+    for i in range(len(slot)):
+        s = slot[i]
+        if s < 0:
+            continue
+        if seen[s] >= held:
+            most = total = np.float32(0)
+            for h in range(held):
+                equal = used = 0
+                for k in range(hashes):
+                    a, b = minhash[i, k], ring[s, h, k]
+                    used += (a | b) != 0
+                    equal += (a == b) & (a != 0)
+                share = np.float32(equal) / np.float32(max(1, used))
+                most = max(most, share)
+                total += share
+            out[i, 0] = most
+            out[i, 1] = total / np.float32(held)
+        ring[s, seen[s] % held] = minhash[i]
         seen[s] += 1
 
 

@@ -18,6 +18,7 @@ TABLE_SLOTS = 1 << 20
 MAX_BYTES = 2048
 """A text's surprisal is that of its first bytes; its length counts in full."""
 COMMON_WORDS = 150
+HASHES = 16
 
 
 def new_model() -> tuple[np.ndarray, np.ndarray]:
@@ -42,8 +43,10 @@ def count(data: np.ndarray, starts: np.ndarray, common: np.ndarray, table: np.nd
 
 def features(
     data: np.ndarray, starts: np.ndarray, common: np.ndarray, table: np.ndarray, totals: np.ndarray, own: bool = False
-) -> np.ndarray:
-    """float32[n, 12], the columns `FEATURES`; NaN for an empty text. `own`: the texts are in the counts, leave each one's own out.
+) -> tuple[np.ndarray, np.ndarray]:
+    """(float32[n, 12], the columns `FEATURES`, NaN for an empty text; uint16[n, HASHES] MinHash of words and pairs of neighbours, 0 for a
+    class without any: one permutation, Li, Owen and Zhang 2012, cut to 16 bits, Li and Koenig 2010). `own`: the texts are in the counts,
+    leave each one's own out.
 
     `byte_bits`, `word_bits`, `class_bits`: mean surprisal in bits of order-4 bytes, order-2 words and order-3 word classes (a common
     word is its own class; any other is its shape and its last two letters), interpolated down the orders with a Dirichlet prior
@@ -53,15 +56,15 @@ def features(
     >>> starts, common = np.array([0, len(text)]), np.empty(0, np.uint64)
     >>> table, totals = new_model()
     >>> count(text, starts, common, table, totals)
-    >>> features(text, starts, common, table, totals)[0, :3].tolist()
+    >>> features(text, starts, common, table, totals)[0][0, :3].tolist()
     [0.578125, 1.3125, 0.75]
-    >>> features(text, starts, common, table, totals, own=True)[0, :3].round(0).tolist()
+    >>> features(text, starts, common, table, totals, own=True)[0][0, :3].round(0).tolist()
     [12.0, 16.0, 12.0]
     """
     check(data, starts)
-    out = np.empty((len(starts) - 1, len(FEATURES)), np.float32)
-    cpu.features(data, starts, common, table, totals, own, MAX_BYTES, out)
-    return out
+    out, minhash = np.empty((len(starts) - 1, len(FEATURES)), np.float32), np.empty((len(starts) - 1, HASHES), np.uint16)
+    cpu.features(data, starts, common, table, totals, own, MAX_BYTES, out, minhash)
+    return out, minhash
 
 
 def hashes(data: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ START = np.uint64(0x9E3779B97F4A7C15)
 PHI = np.uint64(0x9E3779B97F4A7C15)
 M1 = np.uint64(0xBF58476D1CE4E5B9)
 M2 = np.uint64(0x94D049BB133111EB)
+NO_HASH = np.uint64(2**64 - 1)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -242,7 +243,27 @@ def distinct(words, places, stamps, stamp):
 
 
 @njit(nogil=True, cache=True)
-def features(data, starts, common, table, totals, own, max_bytes, out):
+def keep_least(h, least):
+    """Keep the least hash of each class; the lowest bits are the class."""
+    h = mix(h)
+    at = h & np.uint64(len(least) - 1)
+    least[at] = min(least[at], h)
+
+
+@njit(nogil=True, cache=True)
+def minhash(words, least, out):
+    """One-permutation MinHash of words and pairs of neighbours, 16 bits of each class's least hash; 0: the class is empty."""
+    least[:] = NO_HASH
+    for i in range(len(words)):
+        keep_least(words[i], least)
+        if i > 0:
+            keep_least(longer(words[i - 1], words[i]), least)
+    for k in range(len(out)):
+        out[k] = 0 if least[k] == NO_HASH else max(np.uint64(1), mix(least[k]) & np.uint64(0xFFFF))
+
+
+@njit(nogil=True, cache=True)
+def features(data, starts, common, table, totals, own, max_bytes, out, hashes_out):
     byte_symbols = np.empty(max_bytes + 1, np.uint64)
     words = np.empty(max_bytes + 1, np.uint64)
     classes = np.empty(max_bytes + 1, np.uint64)
@@ -251,10 +272,12 @@ def features(data, starts, common, table, totals, own, max_bytes, out):
     while size < 2 * max_bytes:
         size *= 2
     places, stamps = np.empty(size, np.uint64), np.zeros(size, np.int64)
+    least = np.empty(hashes_out.shape[1], np.uint64)
     for t in range(len(starts) - 1):
         a, b = starts[t], min(starts[t + 1], starts[t] + max_bytes)
         if a == b:
             out[t, :] = np.nan
+            hashes_out[t, :] = 0
             continue
         nb, nw = symbols_of(data, a, b, common, byte_symbols, words, classes, lengths)
         if own:
@@ -282,4 +305,5 @@ def features(data, starts, common, table, totals, own, max_bytes, out):
         out[t, 8] = digit / nb
         out[t, 9] = symbol / nb
         out[t, 10] = letters / max(1, nw)
+        minhash(words[1 : nw + 1], least, hashes_out[t])
         out[t, 11] = distinct(words[1 : nw + 1], places, stamps, t + 1) / max(1, nw)

@@ -55,7 +55,7 @@ def vectors(rows, start_s=0, embedding=False):
 
 
 def batch(columns, n, start_s):
-    return Batch("inference", pa.RecordBatch.from_pydict(columns), (start_s + np.arange(n)) * 1_000_000, np.arange(n))
+    return Batch("inference", pa.RecordBatch.from_pydict(columns), (start_s + np.arange(n)) * 1_000_000, start_s + np.arange(n))
 
 
 def detector(baseline=None, **settings):
@@ -203,7 +203,7 @@ def test_iterative_queries_are_found(embedding):
         base = made.fitted([state], State())
     _, findings = run(*detector(base), vectors([("walker", v) for v in walk], 0, embedding), vectors(calm, 300, embedding))
     assert {f.key for f in findings} == {"walker"}
-    assert findings[-1].evidence["features"][0]["feature"] in {"nearest", "near_mean", "step", "combination", "median"}
+    assert findings[-1].evidence["features"][0]["feature"] in {"nearest", "near_mean", "step", "combination", "mean_distance"}
 
 
 def test_vectors_that_are_not_whole_or_of_another_width_are_passed_over():

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import signal
 
 from engine import novelty
-from engine.novelty import BINS, MISSING, Novelty, binned, tail_edges
+from engine.novelty import BINS, Novelty, binned, tail_edges
+from kernels.tailcounts import MISSING
 
 RNG = np.random.default_rng(3)
 
@@ -28,7 +30,7 @@ def model():
 def test_a_bet_gains_nothing_on_a_uniform_p_value():
     probability = novelty.RATIO ** np.arange(BINS) - np.append(novelty.RATIO ** np.arange(1, BINS), 0)
     for m in (100, 1000, 100_000):
-        mean = probability @ np.exp(novelty.bet_table(m))
+        mean = probability @ np.exp(novelty.bets_of(m))
         assert (mean <= 1 + 1e-9).all(), m
 
 
@@ -99,10 +101,32 @@ def test_a_feature_that_few_of_the_reference_have_is_compared_among_those():
     rng = np.random.default_rng(3)
     values = rng.normal(size=(400, 2)).astype(np.float32)
     values[:340, 1] = np.nan
-    edges = tail_edges(values, 400)
+    edges = tail_edges(values, np.array([400, 60]))
     assert (edges[0, :, 1:] >= edges[0, :, :-1]).all() and (edges[1, :, 1:] <= edges[1, :, :-1]).all()
-    alone = tail_edges(values[340:, 1:], 60)
+    alone = tail_edges(values[340:, 1:], np.array([60]))
     assert edges[:, 1].tolist() == alone[:, 0].tolist()
     whole = binned(values[340:], edges)
     assert [binned(v[None], edges)[0].tolist() for v in values[340:]] == whole.tolist()
-    assert (tail_edges(np.full((50, 1), np.nan, np.float32), 50)[0] == np.inf).all()
+    assert (tail_edges(np.full((50, 1), np.nan, np.float32), np.array([0]))[0] == np.inf).all()
+
+
+def test_a_feature_that_wanders_as_a_whole_bets_less_or_not_at_all():
+    rng = np.random.default_rng(6)
+    for kept, silent in ((0.8, False), (0.995, True)):
+        wanders = signal.lfilter([np.sqrt(1 - kept**2)], [1, -kept], rng.normal(size=31_000))
+        values = np.column_stack([wanders, rng.normal(size=31_000)]).astype(np.float32)
+        model = novelty.fit(values[:1000], np.arange(1000) % 20, splits=40)
+        assert (not model.bets[0].any()) == silent
+        assert np.abs(model.bets[0]).max() < np.abs(model.bets[1]).max() / 5
+        assert model.bets[1].max() == pytest.approx(novelty.bets_of(1000).max())
+        counts = np.stack([counted(model, values[i : i + 500]) for i in range(1000, 31_000, 500)])
+        log10_p = model.log10_p(model.log_evidence(counts)[0], np.full(60, 500))
+        assert log10_p.min() > -3.5
+
+
+def test_features_that_stand_alone_have_no_part_in_the_combination():
+    values = RNG.normal(0, 1, (500, 3)).astype(np.float32)
+    model = novelty.fit(values, np.zeros(500, np.int64), splits=10, alone=1)
+    assert not model.precision[2].any() and not model.precision[:, 2].any()
+    values[:, 2] = np.nan
+    assert (model.bins(values)[:, :, 3] < BINS).all()

@@ -36,8 +36,8 @@ def test_bits_equal_the_oracle(words):
     model = Model()
     for text in TEXTS:
         model.count(text, set(words))
-    got = surprisal.features(data, starts, common, table, totals)
-    fresh = surprisal.features(data, starts, common, table, totals, own=True)
+    got, _ = surprisal.features(data, starts, common, table, totals)
+    fresh, _ = surprisal.features(data, starts, common, table, totals, own=True)
     assert totals.tolist() == model.totals
     for i, text in enumerate(TEXTS):
         np.testing.assert_allclose(got[i, :3], model.bits(text, set(words)), atol=0.01)
@@ -73,10 +73,11 @@ def test_merging_is_addition():
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=5))
 def test_shape_features_of_any_bytes(texts):
     data, starts = ragged(texts)
-    got = surprisal.features(data, starts, np.empty(0, np.uint64), *surprisal.new_model())
-    for row, text in zip(got, texts, strict=True):
+    got, minhash = surprisal.features(data, starts, np.empty(0, np.uint64), *surprisal.new_model())
+    for row, text, hashes in zip(got, texts, minhash, strict=True):
         if not text:
             assert np.isnan(row).all()
+            assert not hashes.any()
             continue
         words = [lowered(w) for w in map(bytes, sequences(text, set())[1])]
         named = dict(zip(surprisal.FEATURES, row.tolist(), strict=True))
@@ -87,9 +88,24 @@ def test_shape_features_of_any_bytes(texts):
         assert named["unseen_words"] == (1.0 if words else 0.0)
 
 
+def test_equal_hashes_estimate_the_likeness_of_word_grams():
+    rng, vocabulary = np.random.default_rng(0), [f"w{i}".translate(str.maketrans("0123456789", "abcdefghij")) for i in range(5000)]
+    found, true = [], []
+    for kept in np.linspace(0, 1, 200):
+        a = [vocabulary[i] for i in rng.integers(0, 5000, 60)]
+        b = [w if rng.random() < kept else vocabulary[rng.integers(0, 5000)] for w in a]
+        grams = [set(t) | set(zip(t, t[1:], strict=False)) for t in (a, b)]
+        true.append(len(grams[0] & grams[1]) / len(grams[0] | grams[1]))
+        texts = ragged([" ".join(a).encode(), " ".join(b).upper().encode()])
+        _, (first, second) = surprisal.features(*texts, np.empty(0, np.uint64), *surprisal.new_model())
+        found.append(((first == second) & (first > 0)).sum() / ((first > 0) | (second > 0)).sum())
+    assert abs(np.mean(np.array(found) - true)) < 0.03
+    assert np.corrcoef(found, true)[0, 1] > 0.93
+
+
 def test_only_the_first_bytes_are_scored_but_the_length_counts():
     long = b"word " * 1000
-    got = surprisal.features(*ragged([long, long[: surprisal.MAX_BYTES]]), np.empty(0, np.uint64), *surprisal.new_model())
+    got, _ = surprisal.features(*ragged([long, long[: surprisal.MAX_BYTES]]), np.empty(0, np.uint64), *surprisal.new_model())
     np.testing.assert_array_equal(got[0, :5], got[1, :5])
     assert got[0, 5] == np.float32(np.log(len(long)))
 

@@ -3,27 +3,30 @@
 import numpy as np
 
 
-def fold(slot, bins, halves, every, factors, power=1.0):
-    """[(row, lengths, evidence)] of all rows at once. `factors`: [B, K] growth of each bet by bin."""
+def fold(slot, bins, halves, steps, factors, power, unusual):
+    """What is said after each steps[0] rows of a key, of all rows at once. `factors`: [F, B, K] growth of each bet by feature and bin."""
     kept, out = {}, []
-    for i, s in enumerate(slot):
+    size = factors.shape[1]
+    for i, s in enumerate(slot.tolist()):
         if s < 0:
             continue
-        rows = kept.setdefault(int(s), [])
-        rows.append(bins[i])
-        if len(rows) % every:
+        rows = kept.setdefault(s, [])
+        rows.append(i)
+        if len(rows) % steps[0]:
             continue
-        lengths, evidence = [], []
-        for half in halves:
-            start = max(0, (len(rows) - 1) // half - 1) * half
-            lengths.append(len(rows) - start)
+        said = {"row": i, "lengths": [], "first": [], "evidence": []}
+        for half, step in zip(halves, steps, strict=True):
+            start = int(max(0, (len(rows) - 1) // half - 1) * half)
+            said["lengths"].append(len(rows) - start)
+            said["first"].append(rows[start])
             of_feature = []
             for f in range(bins.shape[2]):
                 products = []
                 for tail in range(2):
-                    for k in range(factors.shape[1]):
-                        products.append(np.prod([factors[r[tail, f], k] for r in rows[start:] if r[tail, f] < len(factors)]))
+                    for k in range(factors.shape[2]):
+                        products.append(np.prod([factors[f, bins[r, tail, f], k] for r in rows[start:] if bins[r, tail, f] < size]))
                 of_feature.append(np.mean(products))
-            evidence.append(np.mean(np.array(of_feature) ** power) ** (1 / power))
-        out.append((i, lengths, evidence))
+            said["evidence"].append(np.nan if len(rows) % step else np.mean(np.array(of_feature) ** power) ** (1 / power))
+        said["unusual"] = [r for r in rows if any(unusual <= b < size for b in bins[r].ravel())][-3:]
+        out.append(said)
     return out
