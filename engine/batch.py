@@ -72,6 +72,11 @@ class Batch:
         return len(self.time_us)
 
     @cached_property
+    def record_rows(self) -> np.ndarray:
+        """int64[n]: each row's number among the rows of its record."""
+        return np.arange(len(self)) - np.searchsorted(self.offsets, self.offsets)
+
+    @cached_property
     def columns(self) -> frozenset[str]:
         """Names of the columns that are present."""
         return frozenset(self.table.schema.names)
@@ -164,4 +169,6 @@ class Batch:
     def take(self, index: np.ndarray) -> Batch:
         """The rows at these positions."""
         arrived = {name: where[index] for name, where in self.arrived.items()}
-        return Batch(self.stream, self.table.take(pa.array(index)), self.time_us[index], self.offsets[index], self.late[index], arrived)
+        out = Batch(self.stream, self.table.take(pa.array(index)), self.time_us[index], self.offsets[index], self.late[index], arrived)
+        out.record_rows = self.record_rows[index]
+        return out

@@ -68,6 +68,8 @@ class Finding:
     """When it ended, where the detector knows (a device that came back)."""
     subject: str = ""
     """The key whose state must not be evicted while this alarms; the finding's key, unless that is narrower."""
+    sampled: tuple[str, ...] = ()
+    """Of a population's finding: the keys under which the detector noted rows, some of which become its `samples` (`engine.samples`)."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from engine import samples
 from engine.alerts import Alert
 from engine.finding import Detector, Judgement, Scores
 from engine.lifecycle import Lifecycle
@@ -66,7 +67,7 @@ class Population:
         for worker in workers:
             if before_us > worker.state.closed_us:
                 merged_to = self.frontiers.get(worker.name, NEVER // 2)
-                sketches += [s.since(-(-merged_to // self.pane_us)) for s in worker.collect(before_us)]
+                sketches += [s.since(-(-merged_to // self.pane_us)) for s in worker.collect(before_us, self.pane_us)]
                 self.frontiers[worker.name] = max(merged_to, before_us)
         return self.judged(sketches, before_us) if sketches else ([], [])
 
@@ -74,11 +75,14 @@ class Population:
         """Add sketches of panes that are complete, and judge all until `before_us`."""
         judged = Judgement()
         alerts: list[Alert] = []
+        samples.merge([s for s in sketches if s.detector == samples.DETECTOR], self.state)
         for name, detector in self.detectors.items():
             detector.merge(merged([s for s in sketches if s.detector == name]), self.state)
             said = detector.judge(self.state, before_us)
             judged.scores += said.scores
             judged.findings += said.findings
+        samples.attach(judged.findings, self.state)
+        samples.trim(self.state)
         for stream in sorted(self.streams):
             alerts += self.lifecycle.apply([f for f in judged.findings if f.stream == stream], stream, before_us)
         return judged.scores, alerts

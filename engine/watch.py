@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from engine import samples
 from engine.alerts import Severity, time_text
+from engine.batch import Batch
 from engine.bounded import LANES, Null, Quantity, allowed, counted, edge_value, lane_of, lanes, learn, value_bins
 from engine.finding import Context, Finding, Judgement, Scores, Settings
 from engine.multiplicity import Spending, Spent, e_bh
@@ -54,13 +56,14 @@ class WatchSettings(Settings):
 @dataclass(frozen=True)
 class Kind:
     """What is watched of a kind of series: whose rows, which quantities, and what is said of them. `labels`: of a key; `suited`: a quantity
-    as one key has it, where keys differ."""
+    as one key has it, where keys differ. `sampled`: the kind whose rows are its samples, where it has none of its own."""
 
     stream: str
     quantities: tuple[Quantity, ...]
     labels: Callable[[str], dict[str, str]]
     tags: Mapping[str, tuple[str, ...]]
     suited: Callable[[str, Quantity], Quantity] = lambda key, quantity: quantity
+    sampled: str = ""
 
     def columns(self) -> list[int]:
         """The first column of each quantity, and the number of columns."""
@@ -108,14 +111,22 @@ class Watch:
         )
 
     def fold(
-        self, state: State, kind: str, codes: np.ndarray, keys: Sequence[str], panes: np.ndarray, columns: Sequence[np.ndarray]
+        self,
+        state: State,
+        kind: str,
+        batch: Batch,
+        codes: np.ndarray,
+        keys: Sequence[str],
+        panes: np.ndarray,
+        columns: Sequence[np.ndarray],
     ) -> None:
-        """Count rows. `codes`: int[n] into `keys`, -1 for rows left out; `panes`: int64[n]; `columns`: by quantity float[n], NaN where a
-        row has none: 0 or 1 for a share, the value for a number."""
+        """Count the batch's rows. `codes`: int[n] into `keys`, -1 for rows left out; `panes`: int64[n]; `columns`: by quantity float[n],
+        NaN where a row has none: 0 or 1 for a share, the value for a number."""
         known, first = self.kinds[kind], self.kinds[kind].columns()
         rows = np.flatnonzero(codes >= 0)
         if not len(rows):
             return
+        self._sample(state, kind, batch, codes, keys, panes, columns)
         low, width = int(panes[rows].min()), first[-1]
         span = int(panes[rows].max()) - low + 1
         base = (codes[rows].astype(np.int64) * span + panes[rows] - low) * width
@@ -134,6 +145,23 @@ class Watch:
         starts = np.flatnonzero(np.diff(of_key, prepend=-1))
         for code, part in zip(of_key[starts].tolist(), np.split(table, starts[1:]), strict=True):
             self._append(state, f"{self.name}.cells/{kind}:{keys[code]}", part)
+
+    def _sample(
+        self,
+        state: State,
+        kind: str,
+        batch: Batch,
+        codes: np.ndarray,
+        keys: Sequence[str],
+        panes: np.ndarray,
+        columns: Sequence[np.ndarray],
+    ) -> None:
+        """Note rows of each series, and of each share whose rise is a finding the rows that make it."""
+        samples.fold(state, self.name, batch, panes, self.pane_us, codes, [f"{kind}:{key}" for key in keys])
+        for quantity, column in zip(self.kinds[kind].quantities, columns, strict=True):
+            if not quantity.quantiles and quantity.direction != "fall":
+                named = [f"{kind}:{key}/{quantity.name}" for key in keys]
+                samples.fold(state, self.name, batch, panes, self.pane_us, np.where(column == 1, codes, -1), named)
 
     def _append(self, state: State, name: str, part: np.ndarray) -> None:
         held = state.arrays.get(name)
@@ -279,7 +307,10 @@ class Watch:
         return out
 
     def _kind(self, state: State, series: str) -> Kind:
-        return self.kinds[state.records[f"{self.name}.kinds"][series]]
+        return self.kinds[self._kind_name(state, series)]
+
+    def _kind_name(self, state: State, series: str) -> str:
+        return str(state.records[f"{self.name}.kinds"][series])
 
     def _finding(self, state: State, i: int, taken: Taken) -> Finding:
         slot, steps = int(taken.slots[i]), taken.steps
@@ -295,6 +326,7 @@ class Watch:
         what, verb = quantity.words, "rose" if direction == "rise" else "fell"
         if quantity.quantiles:
             what = f"share of {quantity.words} over {edge_value(null.edges[test]):.3g}"
+        rows = "" if quantity.quantiles or direction == "fall" else f"/{name}"
         length = 1 / taken.spent.pane[i]
         evidence: dict[str, Any] = {
             "statistic": "e-detector, Shiryaev-Roberts mixture of 8 bets a test and direction", "quantity": name, "direction": direction,
@@ -303,7 +335,11 @@ class Watch:
             "began": time_text(since_us), "began_us": since_us, "rows_since": int(steps.rows[i]), "delay_s": (at_us - since_us) / 1e6,
             "before": before, "after": after, "odds_ratio": odds_ratio(after, before),
             "reference": {"rows": null.rows, "worth_rows": round(null.worth[test]), "wander": null.wander[test], "power": null.power[test]},
-            "also_moved": self._extent(state, i, taken),
+            "also_moved": self._extent(state, i, taken), "window": {"from_us": since_us, "to_us": at_us, "rows": int(steps.rows[i])},
+            "histogram": [
+                {"bin": named, "reference": round(null.rows * share), "window": round(float(steps.rows[i]) * now)}
+                for named, share, now in ((f"{what}: yes", before, after), (f"{what}: no", 1 - before, 1 - after))
+            ],
         }  # fmt: skip
         if quantity.quantiles:
             evidence["over"] = edge_value(null.edges[test])
@@ -314,6 +350,7 @@ class Watch:
             score=float(np.log10(steps.e[i]) + np.log10(length)), threshold=float(np.log10(length)), e_value=float(steps.e[i] * length),
             evidence=evidence, labels=kind.labels(key) | {"quantity": name}, tags=kind.tags.get(name, ()),
             quiet_us=int(max(self.settings.quiet_s * 1e6, 3 * (at_us - since_us))),
+            sampled=(f"{kind.sampled or self._kind_name(state, series)}:{key}{rows}",),
         )  # fmt: skip
 
     def _extent(self, state: State, i: int, taken: Taken) -> list[str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine import counters, pairs
+from engine import counters, pairs, samples
 from engine.alerts import Alert
 from engine.batch import Batch
 from engine.finding import Detector, Judgement, PopulationDetector, Scores, SilenceDetector
@@ -89,10 +89,11 @@ class Worker:
     def _of_silence(self) -> list[SilenceDetector]:
         return [d for d in self.detectors.values() if hasattr(d, "silent_from")]  # type: ignore[misc]
 
-    def collect(self, before_us: int) -> list[Sketch]:
-        """Close the panes that end by `before_us`, and hand over their sketches."""
+    def collect(self, before_us: int, pane_us: int) -> list[Sketch]:
+        """Close the panes that end by `before_us`, and hand over their sketches, and where rows of them stand."""
         self.state.closed_us = max(self.state.closed_us, before_us)
-        return [s for d in self.detectors.values() if of_population(d) for s in as_population(d).collect(self.state, before_us)]
+        sketches = [s for d in self.detectors.values() if of_population(d) for s in as_population(d).collect(self.state, before_us)]
+        return sketches + samples.collect(self.state, before_us, pane_us)
 
     def snapshot(self, outbox: list[dict], marks: Mapping[str, Any] | None = None) -> Snapshot:
         """All that a restart needs. `marks`: from where on sinks may have what `outbox` does not know to be delivered."""

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from engine import samples
 from engine.batch import Batch, distinct
 from engine.detectors import campaign_signature as signature
 from engine.detectors.campaign_evidence import explained, summary
@@ -93,6 +94,8 @@ class Campaign:
             slots = state.slots(OPEN, [f"{hour}|{names[c]}" for c in used.tolist()], int(when.max()))
             sums, last_us = state["campaign.open.sums"], state["campaign.open.last_us"]
             signature.fold(hour, when, slots[of_row], values[mine], of_bins[mine], sums, last_us)
+        panes = ((batch.time_us // HOUR_US + 1) * HOUR_US - 1) // self.pane_us
+        samples.fold(state, self.name, batch, panes, self.pane_us, np.where(batch.late, -1, codes), names)
 
     def collect(self, state: State, before_us: int) -> list[Sketch]:
         """Signatures of the hours that end by then, and no trace of them in the state."""
@@ -220,8 +223,16 @@ class Campaign:
             key = self._key([names[i] for i in np.flatnonzero(group.inside)], hour, state, alarm)
             rows.append((key, score, alarm))
             if alarm:
-                findings.append(self._finding(key, now_us, score, threshold, explained(names, sums, points, group, reference)))
+                window = {"from_us": self._since(hour, state) * HOUR_US, "to_us": -(-now_us // self.pane_us) * self.pane_us}
+                evidence = explained(names, sums, points, group, reference)
+                evidence["window"] = window | {"rows": evidence["requests"]}
+                findings.append(self._finding(key, now_us, score, threshold, evidence))
         return Judgement([scores(rows or [("none", 0.0, False)], now_us, threshold)], findings)
+
+    def _since(self, hour: int, state: State) -> int:
+        """The first hour that the accounts' signatures cover at that hour's look: of the window before the present one."""
+        first, window = state.records["campaign.first"], self.settings.window_h
+        return int(max(first, first + ((hour - first - 1) // window - 1) * window))
 
     def _key(self, members: list[str], hour: int, state: State, alarm: bool) -> str:
         """The name of a group: that of an alarming one with which it shares members, else one of its own."""
@@ -243,6 +254,7 @@ class Campaign:
             title=f"{evidence['accounts']} accounts act as one: consistent with a distributed extraction campaign",
             summary=summary(evidence, score), score=score, threshold=threshold, p_value=float(max(MIN_ALPHA, 10.0 ** -min(score, 300))),
             evidence=evidence, labels={"accounts": str(evidence["accounts"])}, tags=TAGS, quiet_us=int(self.settings.quiet_h * HOUR_US),
+            sampled=tuple(evidence["members"]),
         )  # fmt: skip
 
     def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:

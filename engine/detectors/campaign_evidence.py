@@ -21,6 +21,8 @@ def explained(names: Sequence[str], sums: np.ndarray, points: np.ndarray, group:
     along = points[members] @ points[members].mean(0)
     strongest = members[np.argsort(-along, kind="stable")]
     return {
+        "statistic": "accounts of the half that was not searched in the group's region: binomial against the reference's accounts there",
+        "null": "accounts lie in the region as often as the benign accounts of the reference do",
         "accounts": len(members),
         "share_of_accounts": round(len(members) / len(names), 4),
         "members": [names[i] for i in strongest[:NAMED].tolist()],

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from engine import samples
 from engine.batch import Batch
 from engine.detectors import drift_finding, drift_rows
 from engine.detectors.drift_reference import BINS, HOUR_US, HOURS, KEPT_PER_PANE, Reference, category_code, learn
@@ -113,6 +114,7 @@ class Drift:
             return
         rows = drift_rows.Rows(batch, features, self.settings.segments, self.pane_us)
         codes, models = batch.keys(("model",))
+        samples.fold(state, self.name, batch, rows.pane, self.pane_us, np.where(batch.late, -1, codes), models)
         segments = [(c, *batch.codes(c)) for c in self.settings.segments if c in batch.columns]
         for code in np.unique(codes[here]).tolist():
             mine = here[codes[here] == code]

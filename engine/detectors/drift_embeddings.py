@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from engine import samples
 from engine.batch import Batch
 from engine.detectors.drift_statistics import log10_tail
 from engine.detectors.drift_windows import SCALES
@@ -103,6 +104,18 @@ class Cloud:
         net = distance - max(0.0, 1 - float((self.mean**2).sum())) * (1 / weight + tau)
         return float(log10_tail(np.array([max(0.0, x)]), np.array([df]))[0]), distance, net
 
+    def histogram(self, distance: float, rows: int) -> list[dict[str, Any]]:
+        """How far blocks of the reference lie from its mean, and where a window of so many rows with this distance does; in units that do
+        not depend on the number of rows: n MMD^2 / (1 + n tau)."""
+        n, tau = self.blocks[:, -1].astype(np.float64), self.null[0]
+        away = ((rff.mean_features(self.blocks[:, :-1], n) - self.mean) ** 2).sum(axis=1)
+        blocks, window = away * n / (1 + tau * n), distance * rows / (1 + tau * rows)
+        edges = np.unique(np.quantile(blocks, np.linspace(0.25, 1, 4)))
+        words = [f"up to {edge:.3g}" for edge in edges.tolist()] + [f"over {edges[-1]:.3g}"]
+        counts = np.bincount(np.searchsorted(edges, blocks), minlength=len(words)).tolist()
+        at = int(np.searchsorted(edges, window))
+        return [{"bin": word, "reference": counts[i], "window": int(i == at)} for i, word in enumerate(words)]
+
     def record(self) -> dict[str, Any]:
         """Plain data and an array, for checkpoints and baselines."""
         return {"blocks": self.blocks, "about": self.about}
@@ -146,6 +159,7 @@ class DriftEmbeddings:
             return
         codes, models = batch.keys(("model",))
         pane = batch.time_us // self.pane_us
+        samples.fold(state, self.name, batch, pane, self.pane_us, np.where(batch.late, -1, codes), models)
         for name, vectors in views:
             if vectors is None:
                 continue
@@ -272,10 +286,10 @@ class DriftEmbeddings:
                 "statistic": "MMD", "mmd2": distance, "null": "a sum of chi-squares, by three moments of the reference's blocks",
                 "degrees_of_freedom": cloud.null[1], "wander": 1 + tau * rows, "features": FEATURES,
                 "window": {"from_us": since_us, "to_us": end_us, "rows": rows}, "reference": {"rows": cloud.rows} | cloud.about,
-                "mean_similarity": {"reference": round(before, 6), "window": round(alike, 6)},
+                "histogram": cloud.histogram(distance, rows), "mean_similarity": {"reference": round(before, 6), "window": round(alike, 6)},
             },
-            labels={"model": model, "feature": view}, tags=("NIST AI RMF MEASURE 2.4",),
-            quiet_us=max(int(self.settings.quiet_s * 1e6), 2 * (end_us - since_us)),
+            labels={"model": model, "feature": view}, tags=("NIST AI RMF MEASURE 2.4", "OWASP ML08:2023"),
+            quiet_us=max(int(self.settings.quiet_s * 1e6), 2 * (end_us - since_us)), sampled=(model,),
         )  # fmt: skip
 
     def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from engine.detectors.drift_statistics import distances, g_tests, log10_tail
 from engine.detectors.drift_windows import SCALES, Tests, Windows, rested
 from engine.finding import Finding, Scores
 
+TAGS = ("NIST AI RMF MEASURE 2.4", "OWASP ML08:2023")
+
 
 def finding(
     detector: str, windows: Windows, at: int, tests: Tests, threshold: float, reference: Reference, mixes: Sequence[dict[str, Any]],
@@ -46,8 +48,8 @@ def finding(
         detector, "inference", series, end_us, end_us, "warning" if tests.psi_net[at] < 0.5 else "error", title=title,
         summary=f"PSI {said['psi']:.2f} over {rows} rows (p = {p_value:.1e}); {reference.change(counts, expected)}{named}.",
         score=score, threshold=threshold, p_value=p_value, evidence=evidence,
-        labels={"model": model, "feature": feature, "kind": "mix" if by_mix else "distribution"}, tags=("NIST AI RMF MEASURE 2.4",),
-        quiet_us=quiet_us,
+        labels={"model": model, "feature": feature, "kind": "mix" if by_mix else "distribution"}, tags=TAGS,
+        quiet_us=quiet_us, sampled=(model.partition("{")[0],),
     )  # fmt: skip
 
 

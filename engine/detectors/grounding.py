@@ -43,7 +43,10 @@ RETRIEVED = (
     Quantity("top_score", "best score of a document", "fall", (0.1, 0.5, 0.9)),
 )
 MISINFORMATION, EMBEDDINGS = ("OWASP LLM09:2025",), ("OWASP LLM08:2025", "AML.T0070")
-TAGS = {"score": MISINFORMATION, "pass_rate": MISINFORMATION, **dict.fromkeys(("empty_rate", "documents", "top_score"), EMBEDDINGS)}
+TAGS = {
+    **dict.fromkeys(("score", "pass_rate", "evaluated"), MISINFORMATION),
+    **dict.fromkeys(("empty_rate", "documents", "top_score"), EMBEDDINGS),
+}
 
 
 class GroundingSettings(WatchSettings):
@@ -62,7 +65,7 @@ class Grounding:
         self.settings, self.pane_us = settings, context.pane_us
         kinds = {
             "evaluation": Kind("evaluation", EVALUATIONS, labels_of, TAGS, self._suited),
-            "coverage": Kind("evaluation", (COVERAGE,), labels_of, TAGS),
+            "coverage": Kind("evaluation", (COVERAGE,), labels_of, TAGS, sampled="evaluation"),
             "served": Kind("inference", (Quantity("served", "requests"),), lambda key: {"model": key}, {}),
             "retrieval": Kind("agent", RETRIEVED, lambda key: {"data_source": key}, TAGS),
         }
@@ -87,17 +90,17 @@ class Grounding:
         if batch.stream == "evaluation":
             codes, keys = batch.keys(("model", "name"))
             columns = [batch.floats("score"), verdicts(batch)]
-            self.watch.fold(state, "evaluation", np.where(batch.late, -1, codes), keys, panes, columns)
+            self.watch.fold(state, "evaluation", batch, np.where(batch.late, -1, codes), keys, panes, columns)
         elif batch.stream == "inference":
             codes, keys = batch.keys(("model",))
-            self.watch.fold(state, "served", np.where(batch.late, -1, codes), keys, panes, [np.zeros(len(batch))])
+            self.watch.fold(state, "served", batch, np.where(batch.late, -1, codes), keys, panes, [np.zeros(len(batch))])
         elif "operation" in batch.columns:
             operation, names = batch.codes("operation")
             retrieval = np.array([name in RETRIEVALS for name in names] or [False])[operation] & ~batch.late
             if retrieval.any():
                 part, panes = batch.take(np.flatnonzero(retrieval)), panes[retrieval]
                 codes, keys = part.keys(next(((c,) for c in ("data_source", "tool", "server", "agent") if c in part.columns), ()))
-                self.watch.fold(state, "retrieval", codes, keys, panes, retrieved(part))
+                self.watch.fold(state, "retrieval", part, codes, keys, panes, retrieved(part))
 
     def collect(self, state: State, before_us: int) -> list[Sketch]:
         """Sketches of the panes that end by then."""

@@ -27,6 +27,7 @@ import numpy as np
 from pydantic import Field
 from scipy import special
 
+from engine import samples
 from engine.batch import Batch
 from engine.detectors import performance_reference as reference
 from engine.detectors.drift_reference import category_code
@@ -95,6 +96,7 @@ class Performance:
         here &= (bins != NONE) | np.array([w is not None for w in results] or [False])[outcome]
         models, names = batch.keys(("model",))
         pane = batch.time_us // self.pane_us
+        samples.fold(state, self.name, batch, pane, self.pane_us, np.where(here, models, -1), names)
         for model in np.unique(models[here]).tolist():
             mine, seen = np.flatnonzero(here & (models == model)), state.records.setdefault("performance.names", {})
             if names[model] not in seen and len(seen) >= self.settings.max_models:

@@ -10,8 +10,12 @@ import numpy as np
 from engine.alerts import Severity
 from engine.alerts import time_text as at
 from engine.detectors import performance_reference as reference
-from engine.detectors.performance_reference import CONFIDENCES, Known
+from engine.detectors.performance_reference import CONFIDENCES, NONE, STRATA, Known
 from engine.finding import Finding, Scores
+
+QUARTERS = ("confidence 0 to .25", "confidence .25 to .5", "confidence .5 to .75", "confidence .75 to 1", "no confidence")
+SHOWN = 32
+TAGS = ("NIST AI RMF MEASURE 2.4", "OWASP ML08:2023")
 
 
 class Verdict(NamedTuple):
@@ -33,7 +37,8 @@ def finding(
     window, end_us = ring[-verdict.blocks :], int(ring[-1, 1])
     cells = window[:, 3:].sum(axis=0)
     evidence: dict[str, Any] = {
-        "statistic": verdict.statistic, "effect": round(verdict.effect, 6),
+        "statistic": "G within strata" if kind == "realised" else "z of the expected accuracy", "values": verdict.statistic,
+        "effect": round(verdict.effect, 6),
         "wander": known.tau if kind == "realised" else known.tau_estimate,
         "window": {"from_us": int(window[0, 0]), "to_us": end_us, "rows": int(window[:, 2].sum())},
         "reference": {"rows": int(known.confusion.sum() if kind == "realised" else known.predicted.sum())} | known.about,
@@ -45,6 +50,7 @@ def finding(
         evidence |= {
             "null": "the reference's share of right predictions, within class and quarter of confidence", "before": before, "now": now,
             "right_by_class": reference.by_class(known, confusion, known.confusion),
+            "histogram": histogram(known, known.confusion, confusion, [f"outcome {known.name(j)}" for j in range(k)]),
         }  # fmt: skip
         fell = now["accuracy"] < before["accuracy"]
         title = f"{model} is {'less' if fell else 'more'} often right than its reference"
@@ -60,6 +66,7 @@ def finding(
         evidence |= {
             "null": "the reference's expected accuracy, with the variance of its blocks", "before": before, "now": now,
             "calibrated": known.calibrated,
+            "histogram": histogram(known, quartered(known.predicted), quartered(cells.reshape(-1, CONFIDENCES)), QUARTERS),
         }  # fmt: skip
         title = f"{model} is estimated to be less often right"
         summary = f"expected accuracy {before['accuracy']:.3f} before, {now['accuracy']:.3f} now, by the confidence of its predictions"
@@ -67,9 +74,22 @@ def finding(
     p_value = 10.0 ** -min(verdict.score, 300.0)
     return Finding(
         detector, "inference", key, end_us, end_us, severity, title=title, summary=f"{summary} (p = {p_value:.1e}).", score=verdict.score,
-        threshold=threshold, p_value=p_value, evidence=evidence, labels={"model": model, "kind": kind}, tags=("NIST AI RMF MEASURE 2.4",),
-        quiet_us=quiet_us,
+        threshold=threshold, p_value=p_value, evidence=evidence, labels={"model": model, "kind": kind}, tags=TAGS,
+        quiet_us=quiet_us, sampled=(model,),
     )  # fmt: skip
+
+
+def quartered(counts: np.ndarray) -> np.ndarray:
+    """int64[K + 1, 5]: rows by predicted class and quarter of the confidence's range, those without one last."""
+    return np.column_stack([counts[:, :NONE].reshape(len(counts), STRATA, -1).sum(axis=2), counts[:, NONE]])
+
+
+def histogram(known: Known, before: np.ndarray, now: np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows by predicted class and these columns, the 32 whose share changed most."""
+    change = np.abs(now / max(1, now.sum()) - before / max(1, before.sum())).ravel()
+    most = np.sort(np.argsort(-change, kind="stable")[:SHOWN])
+    at = [divmod(i, len(columns)) for i in most.tolist() if before.flat[i] or now.flat[i]]
+    return [{"bin": f"predicted {known.name(k)}, {columns[j]}", "reference": int(before[k, j]), "window": int(now[k, j])} for k, j in at]
 
 
 def scores(name: str, rows: Sequence[tuple[str, int, float, float, bool]]) -> list[Scores]:

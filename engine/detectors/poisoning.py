@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from engine import samples
 from engine.batch import Batch
 from engine.detectors.poisoning_findings import scores_of, to_finding
 from engine.detectors.poisoning_reference import FEATURES, PoisoningReference, fit, hash_of
@@ -84,6 +85,9 @@ class Poisoning:
         hashes = np.array([hash_of(key) for key in keys], np.int64)
         state.records.setdefault("poisoning.keys", {}).update(zip(map(str, hashes.tolist()), keys, strict=True))
         series = hashes[of_row]
+        codes_of = np.full(len(batch), -1)
+        codes_of[rows] = of_row
+        samples.fold(state, self.name, batch, batch.time_us // self.pane_us, self.pane_us, codes_of, keys)
         told = disagreement(batch, rows)
         append(state, "poisoning.labels", np.column_stack([pane, series, told])[told >= 0])
         vectors, buckets = sketched(batch, rows)
@@ -96,7 +100,9 @@ class Poisoning:
         rff(vectors[usable], of_usable, features(), sums, n)
         append(state, "poisoning.groups", np.column_stack([groups, n, sums]))
         has, codes = np.repeat(usable, BANDS) & (buckets.ravel() >= 0), buckets.ravel()
-        append(state, "poisoning.buckets", np.column_stack([np.repeat(pane, BANDS), np.repeat(series, BANDS), codes])[has])
+        places = np.column_stack([np.full(len(rows), samples.hashed(state.name)), batch.offsets[rows], batch.record_rows[rows]])
+        of_bucket = np.column_stack([np.repeat(pane, BANDS), np.repeat(series, BANDS), codes, np.repeat(places, BANDS, axis=0)])
+        append(state, "poisoning.buckets", of_bucket[has])
         self._remember(batch, rows, series, buckets, state)
 
     def _remember(self, batch: Batch, rows: np.ndarray, series: np.ndarray, buckets: np.ndarray, state: State) -> None:
@@ -106,7 +112,7 @@ class Poisoning:
         order = np.argsort(series, kind="stable")
         for mine in np.split(order, np.flatnonzero(np.diff(series[order])) + 1):
             mine, key = mine[-SAMPLES:], str(series[mine[0]])
-            names = [f"offset {batch.offsets[rows[i]]}" if item_codes is None else items[item_codes[rows[i]]] for i in mine.tolist()]
+            names = [f"{state.name}/{batch.offsets[rows[i]]}" if item_codes is None else items[item_codes[rows[i]]] for i in mine.tolist()]
             of_key = {str(b): str(n)[:64] for i, n in zip(mine.tolist(), names, strict=True) if n for b in buckets[i].tolist() if b >= 0}
             known[key] = dict(list({**known.get(key, {}), **of_key}.items())[-SAMPLES * BANDS :])
 
@@ -114,7 +120,7 @@ class Poisoning:
         """Sketches of the panes that end by then, one per source and class, and no trace of them in the state."""
         before = before_us // self.pane_us
         closed: dict[str, np.ndarray] = {}
-        for name, width in (("groups", 3 + FEATURES), ("buckets", 3), ("labels", 3)):
+        for name, width in (("groups", 3 + FEATURES), ("buckets", 6), ("labels", 3)):
             kept = state.arrays.pop(f"poisoning.{name}", np.empty((0, width), np.int64))
             over = kept[:, 0] < before
             if not over.all():
@@ -131,7 +137,7 @@ class Poisoning:
         return sketches
 
     def _sketch(self, series: int, key: str, closed: dict[str, np.ndarray], items: dict[str, str]) -> Sketch:
-        """One series' panes: rows, sums of features, counts of labels; its buckets are values of one column."""
+        """One series' panes: rows, sums of features, counts of labels; its buckets are a column: code, and where the row stands."""
         groups, labels, buckets = (
             part[slice(*np.searchsorted(part[:, 1], [series, series + 1]))] for part in (closed[n] for n in ("groups", "labels", "buckets"))
         )
@@ -141,7 +147,7 @@ class Poisoning:
         counts = np.zeros((len(panes), WIDTH + 2 * CLASSES), np.int64)
         counts[: len(groups), :WIDTH] = groups[:, 2:]
         counts[len(groups) :, WIDTH:] = told
-        return Sketch(self.name, key, *added(panes, counts), buckets[:, 2:].astype(np.float64), buckets[:, 0], items)
+        return Sketch(self.name, key, *added(panes, counts), names=items, columns={"buckets": buckets[:, 2:]}, column_panes=buckets[:, 0])
 
     def merge(self, sketches: Sequence[Sketch], state: State) -> None:
         """Learn from the first rows; add all others to the windows. What is due goes to `judge`."""
@@ -166,8 +172,9 @@ class Poisoning:
                 at[s.series] = len(names)
                 names.append(s.series)
             index = at[s.series]
+            codes = s.columns["buckets"][:, 0] if s.columns else np.empty(0, np.int64)
             append(state, "poisoning.learning", np.column_stack([s.panes, np.full(len(s.panes), index), s.counts]))
-            append(state, "poisoning.learning.buckets", np.column_stack([s.value_panes, np.full(len(s.values), index), s.values[:, 0]]))
+            append(state, "poisoning.learning.buckets", np.column_stack([s.column_panes, np.full(len(s.column_panes), index), codes]))
         groups = state.arrays.get("poisoning.learning", np.empty((0, 3)))
         panes, of_group = np.unique(groups[:, 0], return_inverse=True)
         enough = np.flatnonzero(np.cumsum(np.bincount(of_group, groups[:, 2], len(panes))) >= self.reference_rows)

@@ -45,6 +45,7 @@ def to_finding(due: Due, threshold: float, quiet_us: int) -> Finding:
     return Finding(
         "poisoning", "feedback", key, due.last_us, due.last_us, severity, title, summary, due.score, threshold,
         p_value=due.p_value, e_value=due.e_value, evidence=evidence, labels=labels, tags=TAGS, quiet_us=quiet_us, subject=subject,
+        sampled=due.sampled,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import samples
 from engine.detectors.poisoning_reference import FEATURES, PoisoningReference, hash_of
 from engine.detectors.poisoning_rows import CLASSES
 from engine.sketch import Sketch
@@ -30,7 +31,7 @@ WIDTH = 1 + FEATURES
 @dataclass(frozen=True)
 class Due:
     """One test that is due. `score`: -log10 p or log10 e; `effect`: in the signal's own unit; `tests`: how many run side by side
-    (0: as many as there are series)."""
+    (0: as many as there are series). `sampled`: the series whose rows are its samples, the most telling first."""
 
     signal: str
     key: str
@@ -42,6 +43,7 @@ class Due:
     p_value: float | None = None
     e_value: float | None = None
     tests: int = 0
+    sampled: tuple[str, ...] = ()
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
@@ -63,6 +65,7 @@ class Windows:
             ArraySpec("poisoning.label_since_us", "int64", (SOURCE,)),
             ArraySpec("poisoning.copies", "int64", (BUCKET,)),
             ArraySpec("poisoning.bucket_sources", "uint8", (BUCKET, 64)),
+            ArraySpec("poisoning.bucket_places", "int64", (BUCKET, samples.SHOWN, 3)),
         )
 
     def add(self, sketches: Sequence[Sketch]) -> list[Due]:
@@ -111,12 +114,13 @@ class Windows:
     def _judge_series(self, key: str, null: Any, since_us: int, end_us: int, whole: np.ndarray) -> None:
         n, sums = int(whole[0]), whole[1:].astype(np.float64)
         p, mmd2 = null.distance(sums, n)
-        evidence = {"statistic": "squared MMD of the source's rows from their class", "null": self._said(null), "mmd2": round(mmd2, 4)}
+        evidence = {"statistic": "squared MMD of the source's rows from their class", "null": self._said(null), "mmd2": round(mmd2, 4),
+                    "histogram": [{"bin": "squared MMD from the class", "reference": 0.0, "window": round(mmd2, 4)}]}  # fmt: skip
         self.due.append(self._due("distance", key, since_us, end_us, p, mmd2, n, evidence))
         p, alike, usual = null.compactness(sums, n)
         evidence = {
             "statistic": "mean kernel between different rows of the source", "null": self._said(null), "alike": round(alike, 4),
-            "usual": round(usual, 4),
+            "usual": round(usual, 4), "histogram": [{"bin": "mean kernel", "reference": round(usual, 4), "window": round(alike, 4)}],
         }  # fmt: skip
         self.due.append(self._due("compactness", key, since_us, end_us, p, alike - usual, n, evidence))
 
@@ -125,7 +129,8 @@ class Windows:
 
     def _due(self, signal: str, key: str, since_us: int, end_us: int, p: float, effect: float, n: int, evidence: dict[str, Any]) -> Due:
         evidence["items"] = self._items([key])
-        return Due(signal, key, since_us, end_us, -float(np.log10(max(p, 1e-300))), effect, n, p_value=p, evidence=evidence)
+        score = -float(np.log10(max(p, 1e-300)))
+        return Due(signal, key, since_us, end_us, score, effect, n, p_value=p, sampled=(key,), evidence=evidence)
 
     def _items(self, keys: Sequence[str], most: int = 8) -> list[str]:
         """Some items of these series, those of the first keys first."""
@@ -185,10 +190,25 @@ class Windows:
                 for i in order.tolist()
             ],
             "items": self._items([keys[i] for i in order.tolist()]),
+            "histogram": [{"bin": "eigenvalue over its mean", "reference": 1.0, "window": round(ratio, 3)}],
         }  # fmt: skip
         score = -float(np.log10(max(p, 1e-300)))
         n, classes = int(whole[:, 0].sum()), sum(t["first_us"] < end_us for t in self.state.records[TOTALS].values())
-        self.due.append(Due("signature", label, since_us, end_us, score, ratio, n, p_value=p, tests=classes, evidence=evidence))
+        self.due.append(
+            Due(
+                "signature",
+                label,
+                since_us,
+                end_us,
+                score,
+                ratio,
+                n,
+                p_value=p,
+                tests=classes,
+                sampled=tuple(keys[i] for i in order.tolist()),
+                evidence=evidence,
+            )
+        )
 
     def _labels(self, source: str, members: list[Sketch]) -> None:
         """A source's disagreements, every 16 rows that have an opinion to compare with."""
@@ -229,6 +249,10 @@ class Windows:
             "null": f"the fleet's rate in each class, sources' log odds differing by {null.spread:.2f}",
             "disagreed": disagreed, "expected": round(expected, 1), "rows": n,
             "items": self._items(keys),
+            "histogram": [
+                {"bin": "disagree", "reference": round(expected, 1), "window": disagreed},
+                {"bin": "agree", "reference": round(n - expected, 1), "window": n - disagreed},
+            ],
         }  # fmt: skip
         score = log_e / np.log(10)
         self.due.append(
@@ -241,6 +265,7 @@ class Windows:
                 disagreed - expected,
                 n,
                 e_value=float(np.exp(min(log_e, 700.0))),
+                sampled=tuple(keys),
                 evidence=evidence,
             )
         )
@@ -252,27 +277,28 @@ class Windows:
         )
         panes, at = np.unique(np.concatenate([s.panes for s in sketches]), return_inverse=True)
         per_pane = np.bincount(at, np.concatenate([s.counts[:, 0] for s in sketches]), len(panes))
-        found = np.concatenate([s.value_panes for s in sketches])
-        order = np.argsort(found, kind="stable")
-        found = found[order]
-        codes = np.concatenate([s.values[:, 0] for s in sketches])[order]
-        series = np.repeat(np.arange(len(sketches)), [len(s.values) for s in sketches])[order]
+        found = np.concatenate([s.column_panes for s in sketches])
+        buckets = np.concatenate([s.columns["buckets"] for s in sketches if len(s.column_panes)] or [np.empty((0, 4), np.int64)])
+        order = np.lexsort((buckets[:, 3], buckets[:, 2], buckets[:, 1], found))
+        found, buckets = found[order], buckets[order]
+        series = np.repeat(np.arange(len(sketches)), [len(s.column_panes) for s in sketches])[order]
         first = 0
         for i, rows in enumerate(per_pane.tolist()):
             totals["rows"] += int(rows)
             full = totals["rows"] >= self.reference.copies.rows
             if full or i == len(panes) - 1:
                 part = slice(*np.searchsorted(found, [panes[first], panes[i] + 1]))
-                self._count(found[part], codes[part], series[part], totals["since_us"], sketches)
+                self._count(found[part], buckets[part], series[part], totals["since_us"], sketches)
                 first = i + 1
             if full:
                 self.state.release(BUCKET, sorted(self.state.table(BUCKET).index.values()))
                 totals |= {"rows": 0, "since_us": self.end_us(panes[i])}
 
-    def _count(self, panes: np.ndarray, codes: np.ndarray, series: np.ndarray, since_us: int, sketches: Sequence[Sketch]) -> None:
+    def _count(self, panes: np.ndarray, buckets: np.ndarray, series: np.ndarray, since_us: int, sketches: Sequence[Sketch]) -> None:
         """Add rows in their order; a bucket is tested at each number of copies that it reaches."""
-        if not len(codes):
+        if not len(buckets):
             return
+        codes, places = buckets[:, 0], buckets[:, 1:]
         sources = np.array([hash_of(s.series.split(SEPARATOR, 1)[0]) for s in sketches], np.uint64)
         distinct, of_row, fresh = np.unique(codes, return_inverse=True, return_counts=True)
         keys = [str(int(c)) for c in distinct.tolist()]
@@ -280,17 +306,27 @@ class Windows:
         kept = slots >= 0
         before = np.where(kept, self.state["poisoning.copies"][slots], 0)
         np.add.at(self.state["poisoning.copies"], slots[kept], fresh[kept])
+        held = self.state["poisoning.bucket_places"]
+        last = np.split(np.argsort(of_row, kind="stable"), np.cumsum(fresh)[:-1])
         cardinality.add_distinct(sources[series], slots[of_row].astype(np.int32), self.state["poisoning.bucket_sources"])
         for j in np.flatnonzero(kept & (before + fresh >= self.least_copies)).tolist():
-            copies, rows = self.least_copies, np.flatnonzero(of_row == j)
+            copies, rows = self.least_copies, last[j]
             while copies <= before[j] + fresh[j]:
                 if copies > before[j]:
                     row = rows[copies - int(before[j]) - 1]
                     label = sketches[series[row]].series.split(SEPARATOR, 1)[1]
-                    self._judge_copies(keys[j], label, int(slots[j]), copies, since_us, self.end_us(panes[row]), sketches)
+                    where = np.concatenate([held[slots[j]][: before[j]], places[rows[: copies - int(before[j])]]])[-samples.SHOWN :]
+                    self._judge_copies(keys[j], label, int(slots[j]), copies, since_us, self.end_us(panes[row]), sketches, where)
                 copies *= 2
+        for j in np.flatnonzero(kept).tolist():
+            new = places[last[j][-samples.SHOWN :]]
+            n = min(int(before[j]), samples.SHOWN)
+            whole = np.concatenate([held[slots[j]][:n], new])[-samples.SHOWN :]
+            held[slots[j]][: len(whole)] = whole
 
-    def _judge_copies(self, code: str, label: str, slot: int, copies: int, since_us: int, end_us: int, sketches: Sequence[Sketch]) -> None:
+    def _judge_copies(
+        self, code: str, label: str, slot: int, copies: int, since_us: int, end_us: int, sketches: Sequence[Sketch], where: np.ndarray
+    ) -> None:
         null = self.reference.copies
         expected = null.expected(code, copies, null.rows)  # the bands of a near-duplicate agree: one bucket a row, not eight
         distinct = round(float(cardinality.distinct(self.state["poisoning.bucket_sources"][slot : slot + 1])[0]))
@@ -301,7 +337,8 @@ class Windows:
             "null": f"copies in the reference: {null.share:.2g} of buckets repeat, tail index {null.index:.2f}",
             "copies": copies, "label": label, "bucket": code, "distinct_sources": max(1, distinct),
             "sources": sources[:10], "new_sources": [s for s in sources if s not in self.reference.sources][:10],
-            "items": [s.names[code] for s in holders][:8],
+            "items": [s.names[code] for s in holders][:8], "samples": samples.places(where[::-1], self.state),
+            "histogram": [{"bin": "rows in this bucket", "reference": round(null.rows * null.share / max(1, copies), 3), "window": copies}],
         }  # fmt: skip
         score, p_value = -float(np.log10(max(expected, 1e-300))), min(1.0, expected)
         self.due.append(

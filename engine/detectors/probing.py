@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow.compute as pc
 from pydantic import Field
 
+from engine import samples
 from engine.batch import Batch
 from engine.detectors.campaign_signature import parameter_hash
 from engine.finding import Context, Finding, Judgement, Scores, Settings
@@ -67,6 +68,7 @@ class Probing:
             ArraySpec("probing.registers", "uint8", (TABLE, 256)),
             ArraySpec("probing.combinations", "uint64", (TABLE, COMBINATIONS)),
             ArraySpec("probing.combinations.seen", "int64", (TABLE,)),
+            *(spec for kind in KINDS for spec in samples.ring(f"probing.{kind}", TABLE)),
         )
 
     def observe(self, batch: Batch, state: State) -> None:
@@ -83,11 +85,15 @@ class Probing:
         rows = np.flatnonzero((slots >= 0) & (np.arange(len(batch)) > first[slots]))
         if len(rows):
             spend = np.diff(clock)[rows] * (self.budget.alpha(self.name, 1e9) / 1e9)
-            state.pending.setdefault(self.name, []).append(self._fold(batch, rows, spend, slots[rows], marks[rows], state))
+            state.pending.setdefault(self.name, []).append(self._fold(batch, rows, spend, slots, marks, state))
+        for kind, name in enumerate(KINDS):
+            mine = np.flatnonzero((slots >= 0) & marks[:, kind])
+            samples.note(state, f"probing.{name}", batch, mine, slots[mine])
 
     def _fold(
-        self, batch: Batch, rows: np.ndarray, spend: np.ndarray, slots: np.ndarray, marks: np.ndarray, state: State
+        self, batch: Batch, rows: np.ndarray, spend: np.ndarray, all_slots: np.ndarray, all_marks: np.ndarray, state: State
     ) -> tuple[Any, ...]:
+        slots, marks = all_slots[rows], all_marks[rows]
         keys, of_row = np.unique(slots, return_inverse=True)
         nulls = np.repeat([self.settings.harvest_share, self.settings.sweep_share], len(ALTERNATIVES))
         null, alternative, power, weights = (
@@ -100,13 +106,18 @@ class Probing:
             null, alternative, power, weights, process,
         )  # fmt: skip
         state["probing.process"][keys] = process
-        return slots, time_us, batch.offsets[rows], steps, marks
+        places = {}
+        for i in np.flatnonzero(steps.e >= 1).tolist():
+            kind = int(steps.lane[i]) // len(ALTERNATIVES)
+            mine = np.flatnonzero((all_slots == slots[i]) & all_marks[:, kind])
+            places[i] = samples.noted(state, f"probing.{KINDS[kind]}", int(slots[i]), batch, mine[mine <= rows[i]])
+        return slots, time_us, places, steps, marks
 
     def judge(self, state: State, now_us: int) -> Judgement:
         """Score the rows that were marked, and those at which a process reached its alarm."""
         judgement = Judgement()
         keys = state.table(TABLE).keys
-        for slots, time_us, offsets, steps, marks in state.pending.pop(self.name, []):
+        for slots, time_us, places, steps, marks in state.pending.pop(self.name, []):
             with np.errstate(divide="ignore"):
                 score = np.maximum(np.log10(steps.e), -300.0)
             allowed = np.array([any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in slots.tolist()])
@@ -118,19 +129,24 @@ class Probing:
                 np.zeros(len(shown)), alarm[shown],
             ))  # fmt: skip
             for i in np.flatnonzero(alarm).tolist():
-                judgement.findings.append(self._finding(keys[slots[i]], int(slots[i]), int(time_us[i]), int(offsets[i]), steps, i, state))
+                judgement.findings.append(self._finding(keys[slots[i]], int(slots[i]), int(time_us[i]), places[i], steps, i, state))
         return judgement
 
-    def _finding(self, principal: str, slot: int, at_us: int, offset: int, steps: Any, i: int, state: State) -> Finding:
+    def _finding(self, principal: str, slot: int, at_us: int, places: list[dict[str, Any]], steps: Any, i: int, state: State) -> Finding:
         kind = KINDS[int(steps.lane[i]) // len(ALTERNATIVES)]
         rows, hits = int(steps.rows[i]), int(steps.successes[i])
         allowed = self.settings.harvest_share if kind == "harvest" else self.settings.sweep_share
         tokens = round(float(distinct(state["probing.registers"][slot : slot + 1])[0]))
         evidence = {
-            "kind": kind, "null": f"share of such requests at most {allowed:g}",
-            "window": {"from_us": int(steps.since_us[i]), "to_us": at_us},
+            "kind": kind, "statistic": f"e-detector, Shiryaev-Roberts mixture of {len(ALTERNATIVES)} bets a kind",
+            "null": f"share of such requests at most {allowed:g}",
+            "window": {"from_us": int(steps.since_us[i]), "to_us": at_us, "rows": rows},
+            "histogram": [
+                {"bin": f"requests that {TITLES[kind]}", "reference": round(rows * allowed), "window": hits},
+                {"bin": "others", "reference": rows - round(rows * allowed), "window": rows - hits},
+            ],
             "requests": rows, "such_requests": hits, "share": round(hits / max(1, rows), 3), "allowed_share": allowed,
-            "distinct_biased_tokens": tokens, "last_offset": offset,
+            "distinct_biased_tokens": tokens, "samples": places,
         }  # fmt: skip
         return Finding(
             self.name, "inference", principal, at_us, at_us, "error" if kind == "harvest" else "warning",

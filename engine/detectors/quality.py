@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from engine import samples as places
 from engine.alerts import time_text
 from engine.batch import Batch
 from engine.bounded import Quantity
@@ -36,6 +37,11 @@ from engine.watch import NO_COUNTS, NO_PANES, Kind, Watch, WatchSettings
 SAMPLES = 5
 SHOWN = 60
 LINE = "\x00"
+TAGS = {
+    "inference": ("OWASP ML01:2023", "OWASP LLM05:2025"), "agent": ("OWASP ML01:2023", "OWASP LLM05:2025"),
+    "feedback": ("AML.T0020", "OWASP LLM04:2025"), "evaluation": ("OWASP ML09:2023",), "hardware": ("NIST AI RMF MEASURE 2.4",),
+}  # fmt: skip
+"""What malformed rows of a stream may be: manipulated input, poisoned data, manipulated results."""
 Stream = Literal["inference", "agent", "hardware", "feedback", "evaluation"]
 
 
@@ -71,7 +77,8 @@ class Quality:
         for stream, contract in self.contracts.items():
             limited = [(r.name, contract.limit(r.name)) for r in self.rules[stream]]
             quantities = tuple(Quantity(name, f"share of rows that break {name}", "rise", limit=limit) for name, limit in limited if limit)
-            kinds[stream] = Kind(stream, quantities, lambda key: {"stream": key}, {})
+            tags = {name: TAGS[stream] for name, limit in limited if limit}
+            kinds[stream] = Kind(stream, quantities, lambda key: {"stream": key}, tags)
         self.watch = Watch(self.name, kinds, WatchSettings(quiet_s=settings.quiet_s), context)
 
     @property
@@ -98,6 +105,9 @@ class Quality:
             if found.any():
                 counts.append(cells_of(panes, number, found))
                 self._sample(samples, held, rule, batch, panes, np.flatnonzero(found))
+                if contract.limit(rule.name):
+                    named = f"{batch.stream}:{batch.stream}/{rule.name}"
+                    places.fold(state, self.name, batch, panes, self.pane_us, np.where(found, 0, -1), [named])
         for name, found in contract.python_failures(batch).items():
             if found.any():
                 state.records.setdefault("quality.python", {}).setdefault(batch.stream, {})[name] = None
@@ -124,7 +134,7 @@ class Quality:
             place = (batch.stream, rule.name, str(int(panes[mine[0]])))
             for row in mine[: max(0, SAMPLES - held[place])].tolist():
                 held[place] += 1
-                where = (*place, batch.partition, f"{int(batch.offsets[row]):020d}", row_text(batch, row))
+                where = (*place, batch.partition, f"{int(batch.offsets[row]):020d}", str(int(batch.record_rows[row])))
                 samples[LINE.join(where)] = value_of(rule, batch, row)
 
     def collect(self, state: State, before_us: int) -> list[Sketch]:
@@ -238,8 +248,11 @@ class Quality:
             summary=f"{b.count:,} of {b.rows:,} rows at {time_text(first_us)} break `{b.rule}`.",
             score=float(b.count), threshold=1.0, count=b.count,
             evidence={"rule": b.rule, "rows": b.rows, "violations": b.count, "rate": b.count / max(1, b.rows), "samples": list(b.samples),
-                      "statistic": "none: the contract allows no violation"},
-            labels={"stream": b.stream, "rule": b.rule}, quiet_us=int(self.settings.quiet_s * 1e6),
+                      "statistic": "rows that break the rule", "null": "none: the contract allows no violation",
+                      "window": {"from_us": first_us, "to_us": first_us + self.pane_us, "rows": b.rows},
+                      "histogram": [{"bin": "break the rule", "reference": 0, "window": b.count},
+                                    {"bin": "keep it", "reference": 0, "window": b.rows - b.count}]},
+            labels={"stream": b.stream, "rule": b.rule}, tags=TAGS[b.stream], quiet_us=int(self.settings.quiet_s * 1e6),
         )  # fmt: skip
 
     def _missing(self, state: State, now_us: int) -> list[Finding]:
@@ -269,9 +282,11 @@ class Quality:
             title=f"{key} of {stream} is missing",
             summary=f"No row since {time_text(since_us)}; the contract allows {series.max_gap_s:g} s.",
             score=(last_us - since_us) / (series.max_gap_s * 1e6), threshold=1.0,
-            evidence={"rule": "missing", "last_seen": time_text(since_us), "max_gap_s": series.max_gap_s, "by": list(series.by),
+            evidence={"statistic": "time without a row", "null": f"none: the contract allows {series.max_gap_s:g} s",
+                      "window": {"from_us": since_us, "to_us": last_us, "rows": 0},
+                      "rule": "missing", "last_seen": time_text(since_us), "max_gap_s": series.max_gap_s, "by": list(series.by),
                       "returned": time_text(back_us) if back_us else None},
-            labels={"stream": stream, "series": key}, quiet_us=24 * 3600 * 1_000_000, resolved_us=back_us,
+            labels={"stream": stream, "series": key}, tags=TAGS[stream], quiet_us=24 * 3600 * 1_000_000, resolved_us=back_us,
         )  # fmt: skip
 
 
@@ -296,11 +311,6 @@ def append(state: State, name: str, cells: np.ndarray) -> None:
     """Add cells to a free-form array of the state."""
     held = state.arrays.get(name)
     state.arrays[name] = cells if held is None else np.concatenate([held, cells])
-
-
-def row_text(batch: Batch, row: int) -> str:
-    """A row's number inside its record."""
-    return str(row - int(np.searchsorted(batch.offsets, batch.offsets[row]))) if len(batch.offsets) else "0"
 
 
 def value_of(rule: Rule, batch: Batch, row: int) -> str:

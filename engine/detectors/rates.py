@@ -124,7 +124,7 @@ class Rates:
                 values = np.where(np.isnan(values), np.nan, values < objective.under)
             matches = np.array([fnmatchcase(key, objective.model) for key in keys])
             chosen.append(np.where(matches[codes], values, np.nan))
-        self.watch.fold(state, "model", np.where(batch.late, -1, codes), keys, batch.time_us // self.pane_us, chosen)
+        self.watch.fold(state, "model", batch, np.where(batch.late, -1, codes), keys, batch.time_us // self.pane_us, chosen)
 
     def collect(self, state: State, before_us: int) -> list[Sketch]:
         """Sketches of the panes that end by then."""

@@ -157,7 +157,7 @@ def test_other_segments_after_a_restart_begin_to_learn_again():
     worker = Worker(Partition("t"), {"drift": other}, "", None, {})
     worker.state.arrays["drift.values/m/feature.x"] = np.zeros((5, 3))
     worker.observe(Batch("inference", pa.RecordBatch.from_pydict(columns), time_us, np.arange(n)))
-    sketches = merged(worker.collect(int(time_us[-1]) + 2 * S))
+    sketches = merged(worker.collect(int(time_us[-1]) + 2 * S, S))
     assert {s.values.shape[1] for s in sketches} == {1}
     other.merge(sketches, population.state)
     assert "m/feature.x" in other.references
