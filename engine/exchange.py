@@ -108,7 +108,7 @@ class SharedPopulation(Population):
     def _hand_over(self, worker: Worker, lag: Lag, final: bool) -> None:
         mark, idle = self.mark_of(worker), final or not self.concerns(worker) or self.idle(worker, lag)
         to_us = NEVER if mark == NEVER else self.end_of(mark) if idle else mark // self.pane_us * self.pane_us
-        sketches = worker.collect(to_us) if to_us > worker.state.closed_us else []
+        sketches = worker.collect(to_us, self.pane_us) if to_us > worker.state.closed_us else []
         now, said = time.monotonic(), (worker.state.closed_us, idle)
         told = self._told.get(worker.name)
         if sketches or told is None or told[:2] != said or now - told[2] >= TELL_EVERY_S:
