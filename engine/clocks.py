@@ -39,6 +39,8 @@ class Clocks:
         lead = batch.lead_us
         if not len(lead):
             return
+        if not self.off and lead.max() <= self.limit_us and lead.min() >= -self.limit_us:
+            return
         newest, usual = np.quantile(np.minimum(lead, 0), (0.9, 0.5)).astype(np.int64).tolist()
         if usual < -LIVE_US:
             return
@@ -61,8 +63,6 @@ class Clocks:
         self.off[name] = skew_us
         self.metrics.clock_skew_s.labels(name).set(skew_us / 1e6)
         size = int(np.copysign((abs(skew_us) // self.limit_us if self.limit_us else abs(skew_us)).bit_length(), skew_us))
-        if self._told.get(name) != size:
-            if name not in self._told and len(self._told) >= LIMIT:
-                del self._told[next(iter(self._told))]
+        if self._told.get(name) != size and (name in self._told or len(self._told) < LIMIT):
             self._told[name] = size
             log.warning("the clock of %s is %.1f s %s", name, abs(skew_us) / 1e6, "ahead" if skew_us > 0 else "behind the others")

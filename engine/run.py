@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from engine.ahead import Ahead
 from engine.alerts import Alert, message
 from engine.checkpoint import Checkpoints
 from engine.clocks import Clocks
@@ -32,7 +33,7 @@ from engine.remediate import Remediation
 from engine.schema import align
 from engine.scores import ScoreLog
 from engine.silence import Silence
-from streams.decode import Format, decode
+from streams.decode import Format
 from streams.records import RawBatch, Reject
 from streams.sources import Source
 
@@ -56,7 +57,7 @@ class Engine:
         score_log: ScoreLog | None = None,
         population: Population | None = None,
     ):
-        self.config, self.detectors, self.source, self.formats = config, detectors, source, formats
+        self.config, self.detectors, self.source, self.ahead = config, detectors, source, Ahead(formats)
         self.outbox, self.metrics, self.checkpoints, self.remediation, self.score_log = outbox, metrics, checkpoints, remediation, score_log
         self.cloud_source = f"/telltale/{config.name}"
         self.population = population or Population(detectors, config.hash, None, config.pane_us, config.lateness_us, config.limits.idle_s)
@@ -85,6 +86,7 @@ class Engine:
         asked = time.monotonic()
         batches = self.source.poll(timeout_s, self.config.limits.poll_bytes)
         self.population.waited_s += time.monotonic() - asked
+        self.ahead.expect(batches)
         for raw in batches:
             self.process(raw)
         self.judge_population()
@@ -99,7 +101,7 @@ class Engine:
             return self.reject(POPULATION, self.population.receive(raw))
         worker = self.workers[raw.partition]
         with self.metrics.stage_s.labels("decode").time():
-            decoded = decode(raw, self.formats[raw.partition.topic])
+            decoded = self.ahead.decoded(raw)
         for rows in decoded.rows:
             batch, misfits = align(rows, raw, worker.state, self.config.future_us, self.config.lateness_us)
             decoded.rejects += misfits
@@ -186,3 +188,4 @@ class Engine:
         self.checkpoint()
         self.source.close()
         self.outbox.close()
+        self.ahead.close()

@@ -138,7 +138,7 @@ class Watch:
                 found.append((base + at + bins)[bins >= 0])
             else:
                 found += [(base + at)[~np.isnan(values)], (base + at + 1)[values == 1]]
-        cells, counts = np.unique(np.concatenate(found), return_counts=True)
+        cells, counts = tallied(np.concatenate(found), len(keys) * span * width)
         of_key, rest = np.divmod(cells, span * width)
         pane, column_of = np.divmod(rest, width)
         table = np.column_stack([pane + low, column_of, counts])
@@ -365,3 +365,16 @@ def odds_ratio(after: float, before: float) -> float:
     """How many times as high the odds are; shares of 0 and 1 count as a hair's breadth from them."""
     a, b = np.clip(after, 1e-6, 1 - 1e-6), np.clip(before, 1e-6, 1 - 1e-6)
     return float(a / (1 - a) * (1 - b) / b)
+
+
+def tallied(cells: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the distinct ones of cells under `most`, in order; how many there are of each). Without sorting, where that pays.
+
+    >>> [a.tolist() for a in tallied(np.array([3, 1, 3]), 4)]
+    [[1, 3], [1, 2]]
+    """
+    if most > 16 * len(cells) + (1 << 16):
+        return np.unique(cells, return_counts=True)
+    counts = np.bincount(cells, minlength=most)
+    there = np.flatnonzero(counts)
+    return there, counts[there]

@@ -120,8 +120,8 @@ class Probing:
         for slots, time_us, places, steps, marks in state.pending.pop(self.name, []):
             with np.errstate(divide="ignore"):
                 score = np.maximum(np.log10(steps.e), -300.0)
-            allowed = np.array([any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in slots.tolist()])
-            alarm = (steps.e >= 1) & ~allowed
+            alarm = steps.e >= 1
+            alarm[alarm] = [not any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in slots[alarm].tolist()]
             shown = np.flatnonzero(marks.any(1) | alarm)
             names, of_row = np.unique(slots[shown], return_inverse=True)
             judgement.scores.append(Scores(

@@ -335,7 +335,7 @@ def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
     row = base = 0
     for batch in batches:
         here = slice(row, row + batch.count)
-        buffer = np.frombuffer(batch.data, np.uint8)
+        buffer = np.frombuffer(memoryview(batch.data).toreadonly(), np.uint8)  # one kind of array, so that Numba compiles once
         part = starts[here], ends[here], offsets[here], timestamps[here], headers[here]
         after = bounds(buffer, batch.start, batch.first_offset, batch.first_timestamp, batch.append_timestamp, *part)
         if after != len(buffer):
@@ -345,7 +345,7 @@ def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
         headers[here] += np.where(headers[here] >= 0, base, 0)
         base += len(buffer)
         row += batch.count
-    data = memoryview(batches[0].data) if len(batches) == 1 else memoryview(b"".join(b.data for b in batches))
+    data = memoryview(batches[0].data if len(batches) == 1 else b"".join(b.data for b in batches)).toreadonly()
     wanted = np.repeat([b.wanted for b in batches], [b.count for b in batches])
     if (early := offsets < wanted).any():
         starts, ends, offsets, timestamps, headers = (a[~early] for a in (starts, ends, offsets, timestamps, headers))
