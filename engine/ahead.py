@@ -23,8 +23,8 @@ class Ahead:
         self._thread = ThreadPoolExecutor(1, "decode")
 
     def expect(self, batches: Sequence[RawBatch]) -> None:
-        """These will be asked for."""
-        self._coming = deque(batches)
+        """These will be asked for, as far as they are telemetry."""
+        self._coming = deque(raw for raw in batches if raw.partition.topic in self.formats)
 
     def decoded(self, raw: RawBatch) -> Decoded:
         """Its rows and rejects. Raises what decoding raises."""

@@ -74,8 +74,8 @@ class Handover:
             population = self._loaded(population_of([comes]), POPULATION)
             self.population.restore(population)
             if self.shares and population is not None:
-                self.source.seek(comes, population.next_offset)
-                self.kept[comes] = population.next_offset
+                self.kept[comes] = max(0, population.next_offset)  # one that has read nothing yet begins where the topic does
+                self.source.seek(comes, self.kept[comes])
             self._shared_place = comes if self.shares else None
         snapshots = {p: self._loaded(str(p), str(p)) for p in partitions if p.topic != self.population.topic}
         for partition, snapshot in snapshots.items():

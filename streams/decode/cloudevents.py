@@ -1,4 +1,4 @@
-"""CloudEvents 1.0, in structured, batched and binary mode: rows of ours in `data`, and payload logs of KServe, BentoML and Seldon."""
+"""CloudEvents 1.0, in structured, batched and binary mode: rows of ours in `data`, and payload logs of KServe and Seldon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streams.decode import json
 from streams.decode.attributes import as_type
 from streams.decode.format import Format, reject
 from streams.decode.json_rows import time_us
-from streams.decode.payload import request_rows, response_rows, settled
+from streams.decode.payload import request_rows, response_rows
 from streams.decode.tables import Gathered
 from streams.records import Decoded, RawBatch
 
@@ -59,7 +59,6 @@ def decode(raw: RawBatch, index: np.ndarray, fmt: Format, stream: str | None) ->
                     out.rejects += part.rejects
             except NoEvent as problem:
                 out.rejects.append(reject(raw, i, "cloudevents", str(problem), number))
-    settled(gathered.rows.get("inference", []))
     out.rows += gathered.done()
     return out
 

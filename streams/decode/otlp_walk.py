@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from streams.decode import attributes as meaning
+from streams.decode.bentoml import SCOPE, monitored_row
 from streams.decode.format import Format
 from streams.decode.otlp_metrics import metrics
 from streams.decode.tables import Gathered
@@ -79,8 +80,8 @@ def traces(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
 
 
 def logs(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
-    """Evaluation events to `evaluation`, inferences told by an event outside any span to their stream, kernel lines about XIDs to
-    `hardware`; other records are nobody's."""
+    """Evaluation events to `evaluation`, inferences told by an event outside any span to their stream, those that BentoML monitors to
+    `inference`, kernel lines about XIDs to `hardware`; other records are nobody's."""
     for group in request.resource_logs:
         resource = attributes_of(group.resource.attributes)
         for scope in group.scope_logs:
@@ -89,6 +90,9 @@ def logs(request: Any, fmt: Format, offset: int, out: Gathered) -> None:
                 time_ns = record.time_unix_nano or record.observed_time_unix_nano
                 if meaning.EVALUATION in (record.event_name, own.get("event.name")):
                     out.add("evaluation", meaning.evaluation_row(own, own, resource, time_ns) | identifiers(record), offset)
+                elif scope.scope.name == SCOPE:
+                    if (row := monitored_row(body, resource, fmt.principal, time_ns)) is not None:
+                        out.add("inference", row, offset)
                 elif meaning.DETAILS in (record.event_name, own.get("event.name")) and len(record.span_id) != 8:
                     if found := meaning.span_row(own, resource, fmt.principal, 0, time_ns, None):
                         out.add(found[0], found[1] | identifiers(record), offset)

@@ -13,7 +13,7 @@ import orjson
 from streams.decode.attributes import as_type
 from streams.decode.format import Format, reject
 from streams.decode.json_rows import time_us
-from streams.decode.payload import MOST_ROWS, request_rows, response_rows, settled
+from streams.decode.payload import MOST_ROWS, request_rows, response_rows
 from streams.decode.tables import Gathered
 from streams.names import TEXT
 from streams.records import Decoded, RawBatch
@@ -40,7 +40,6 @@ def decode(raw: RawBatch, index: np.ndarray, fmt: Format, stream: str | None) ->
                     gathered.add("inference", row, int(raw.offsets[i]))
             except NoCapture as problem:
                 out.rejects.append(reject(raw, i, "sagemaker", str(problem), number))
-    settled(gathered.rows.get("inference", []))
     out.rows = gathered.done()
     return out
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from streams import names
+from streams.decode.payload import settled
 from streams.decode.points import Points
 from streams.records import Rows
 
@@ -96,5 +97,6 @@ class Gathered:
         self.offsets.setdefault(stream, []).append(offset)
 
     def done(self) -> list[Rows]:
-        """All of it."""
+        """All of it; a feature that is text in any row is text in all."""
+        settled(self.rows.get("inference", []))
         return [rows_of(stream, rows, self.offsets[stream]) for stream, rows in self.rows.items() if rows] + self.points.done()

@@ -122,8 +122,14 @@ def process(topic: Topic, sink: Collected) -> Engine:
     )
     formats = {"inference": Format("inference", "json", (), 1 << 24)}
     source = Silent()
-    source.seek = lambda *place: None
+    source.seek = lambda partition, offset: sought(offset)
     return Engine(CONFIG, detectors, source, formats, outbox, Metrics(), population=population)
+
+
+def sought(offset: int) -> None:
+    """As Kafka's client: no offset is negative."""
+    if offset < 0:
+        raise ValueError(f"offset {offset}")
 
 
 def restarted(engine: Engine) -> Engine:
@@ -160,6 +166,12 @@ def alone():
     states = reference.states()
     assert sum("drift" in reference.sink.seen.keys[i] for i in states) > 1
     return states
+
+
+def test_a_population_that_has_read_nothing_goes_on_from_the_beginning():
+    engine = process(Topic(), Collected())
+    engine.assigned([ORIGINS[0], TOPIC])
+    assert restarted(engine).handover.kept[TOPIC] == 0
 
 
 @pytest.mark.parametrize(("cut", "restarts", "twice"), [(97, (), False), (400, (2, 5), True)])

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from streams.decode import Format, decode
+from streams.decode.bentoml import monitored_row
 from streams.records import Partition, RawBatch
 
 RESOURCE = Resource({"service.name": "gateway", "host.name": "n1"})
@@ -155,6 +157,28 @@ def test_log_events_of_the_sdk() -> None:
     assert [(r["name"], r["score"], r["label"], r["model"]) for r in found["evaluation"]] == [("groundedness", 0.5, "pass", "llama")]
     assert [(r["principal"], r["input_tokens"]) for r in found["inference"]] == [("u1", 9)] and "duration_s" not in found["inference"][0]
     assert [r["device"] for r in found["hardware"]] == ["0000:3b:00"] and found.keys() == {"evaluation", "inference", "hardware"}
+
+
+def test_bentomls_monitor() -> None:
+    value = (Path(__file__).parent / "samples" / "bentoml-1.4.40.binpb").read_bytes()
+    found = rows(value)["inference"]
+    kept = [(r["model"], r["provider"], r["feature.sepal length"], r["feature.region"], r["predicted"], r["outcome"]) for r in found]
+    assert kept == [
+        ("iris_classifier_prediction", "bentoml", 4.9, "eu", "setosa", "setosa"),
+        ("iris_classifier_prediction", "bentoml", 6.5, "eu", "virginica", "virginica"),
+    ]
+    assert all(r["time"] and r["principal"] == r["server"] for r in found)
+
+
+@pytest.mark.parametrize("body", ["text", {}, {"bento_meta": 1}, {"bento_meta": {"schema": [1]}}, {"bento_meta": {"schema": {"a": 1}}}])
+def test_what_bentoml_would_not_write_is_no_row_or_a_bare_one(body) -> None:
+    row = monitored_row(body, {"service.name": "s"}, (), 1000)
+    assert row is None or {k: v for k, v in row.items() if v is not None} == {
+        "time": 1,
+        "provider": "bentoml",
+        "server": "s",
+        "principal": "s",
+    }
 
 
 def test_openllmetrys_names() -> None:
