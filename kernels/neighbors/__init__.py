@@ -10,7 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Nearest", "Pairs", "banded_pairs", "nearest", "recall", "similar_pairs"]
+__all__ = ["Nearest", "Pairs", "banded_pairs", "banding", "nearest", "recall", "similar_pairs"]
+
+RECALL = 0.85  # of the pairs at the threshold that `banding` sees to
+MOST_BANDS = 128
+WORDS = 16  # codes of two rows that are compared before the rows are: 64 bytes
 
 
 class Nearest(NamedTuple):
@@ -98,13 +102,22 @@ def similar_pairs(signatures, least: float, *, limit: int = 1_000_000) -> Pairs:
 
 
 def banded_pairs(
-    signatures: np.ndarray, least: float, *, bands: int = 24, bits: int = 16, widest: int = 64, limit: int = 1_000_000, seed: int = 0
+    signatures: np.ndarray,
+    least: float,
+    *,
+    bands: int | None = None,
+    bits: int | None = None,
+    widest: int = 64,
+    limit: int = 1_000_000,
+    seed: int = 0,
 ) -> Pairs:
     """Pairs of rows whose cosine is at least `least`, among those that share a band of a SimHash: about O(n (bands bits d + widest)).
 
     A row's sign along each of bands * bits random directions makes `bands` numbers of `bits` bits; in each band, a row is compared
-    with the next `widest` rows of the same number, so that a flood of like rows costs no square (union-find still joins them).
-    `recall(least, bands, bits)` of the pairs at the threshold are found, more of those above it. For NumPy arrays only.
+    with the next `widest` rows of the same number, so that a flood of like rows costs no square (union-find still joins them). Of rows
+    that meet, the signs are compared first: those that differ in five standard deviations more than they should are left (1 of 3,000,000).
+    `recall(least, bands, bits)` of the pairs at the threshold are found, more of those above it; `banding` chooses both if they are not
+    given. For NumPy arrays only, of fewer than 2**31 rows.
 
     >>> rows = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
     >>> rows[3], rows[17] = rows[999], rows[999] * 2
@@ -114,25 +127,50 @@ def banded_pairs(
     from kernels.neighbors import cpu
 
     check_rows(signatures, "signatures")
+    usual = banding(len(signatures), least, bits)
+    bands, bits = usual[0] if bands is None else bands, usual[1]
     if not 1 <= bits <= 32 or bands < 1 or widest < 1:
         raise ValueError(f"bits must be 1 to 32, bands and widest positive, not {bits}, {bands}, {widest}")
     unit, there = unit_rows(signatures)
     n, d = unit.shape
-    directions = np.random.default_rng(seed).standard_normal((d, bands * bits)).astype(np.float32)
-    codes = cpu.band_codes(unit, there, directions, bands, bits)
+    held = cpu.COLUMNS // bits
+    directions = np.zeros((-(-bands // held), d, cpu.COLUMNS), np.float32)
+    drawn = np.random.default_rng(seed).standard_normal((d, bands * bits)).astype(np.float32)
+    for block, part in enumerate(np.split(drawn, range(held * bits, bands * bits, held * bits), axis=1)):
+        directions[block, :, : part.shape[1]] = part
+    codes = cpu.band_codes(unit, directions, bands, bits)
+    words = min(bands, WORDS)
+    differ = np.arccos(np.clip(least, -1, 1)) / np.pi
+    most_apart = int(words * bits * differ + 5 * np.sqrt(words * bits * differ * (1 - differ)))
+    rows = np.flatnonzero(there)
     keys = [np.empty(0, np.int64)]
     for band in range(bands):
-        order = np.argsort(codes[:, band], kind="stable")
-        keys.append(cpu.check_runs(unit, codes[:, band][order], order, widest, np.float32(least)))
+        met = np.sort(codes[rows, band].astype(np.int64) << 32 | rows)
+        where = (unit, codes, met, widest, words, most_apart, np.float32(least))
+        keys.append(cpu.write_runs(*where, cpu.count_runs(*where)))
     pairs = np.unique(np.concatenate(keys))
     first, second = (pairs[:limit] // max(n, 1)).astype(np.int32), (pairs[:limit] % max(n, 1)).astype(np.int32)
     return Pairs(first, second, cpu.cosines(unit, first, second), len(pairs))
 
 
-def recall(cosine: float, bands: int = 24, bits: int = 16) -> float:
+def banding(n: int, least: float, bits: int | None = None) -> tuple[int, int]:
+    """The bands, and the bits of each, that `banded_pairs` takes for n rows if it is not told.
+
+    Bits are two less than n has, and 16 at least, so that chance brings a row together with four others in a band, however many rows
+    there are. Bands are as many as find RECALL of the pairs at the threshold, and MOST_BANDS at most, which is reached below .76.
+
+    >>> banding(10_000, 0.85), banding(1_000_000, 0.85), banding(1_000_000, 0.9)
+    ((42, 16), (62, 18), (30, 18))
+    """
+    bits = max(16, (n - 1).bit_length() - 2) if bits is None else bits
+    shared = np.clip(recall(least, 1, bits), 1e-9, 1 - 1e-9)
+    return int(min(MOST_BANDS, np.ceil(np.log(1 - RECALL) / np.log1p(-shared)))), bits
+
+
+def recall(cosine: float, bands: int, bits: int = 16) -> float:
     """Share of pairs of this cosine that share a band, so that `banded_pairs` finds them.
 
-    >>> round(recall(0.9), 2), round(recall(0.95), 2), round(recall(0.5), 3)
+    >>> round(recall(0.9, 24), 2), round(recall(0.95, 24), 2), round(recall(0.5, 24), 3)
     (0.88, 0.99, 0.036)
     """
     agree = 1 - np.arccos(np.clip(cosine, -1, 1)) / np.pi
@@ -143,7 +181,7 @@ def unit_rows(signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows divided by their length, zero where that makes no sense; and bool[n], where it does."""
     norm = np.sqrt(np.einsum("ij,ij->i", signatures, signatures, dtype=np.float64))
     fit = np.isfinite(norm) & (norm > 0)
-    return np.where(fit[:, None], signatures, 0) / np.where(fit, norm, 1).astype(np.float32)[:, None], fit
+    return np.divide(signatures, norm.astype(np.float32)[:, None], out=np.zeros_like(signatures), where=fit[:, None]), fit
 
 
 def check_rows(rows, name: str) -> None:

@@ -5,68 +5,162 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from kernels.rff.cpu import COLUMNS, packed, products
+from kernels.rff.cpu import COLUMNS, products
 
 ROWS = 4
-TASK = 64  # queries of a task
+TASK = 64  # rows of a task: a block of the others stays in the L2 cache while they pass by
+CHUNK = 16  # values of a block; few chunks have one that is kept
+ROOM = 192  # candidates beyond k that gather before the k least are told apart
+LANES = 64  # values that LLVM compares at once; what is left over goes one by one
+TWO = np.float32(2)
+MOST = np.int32(2**31 - 1)
+LOW = (1 << 32) - 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def squared_norm(row):
+    s = np.float32(0)
+    for j in range(len(row)):
+        s += row[j] * row[j]
+    return s
+
+
+@njit(nogil=True, cache=True, parallel=True)
 def squared_norms(x):
     """float32[n]: infinite for rows that have NaN or infinity, so that they are near to nobody."""
     out = np.empty(len(x), np.float32)
-    for i in range(len(x)):
-        s = np.float32(0)
-        for j in range(x.shape[1]):
-            s += x[i, j] * x[i, j]
+    for i in prange(len(x)):
+        s = squared_norm(x[i])
         out[i] = s if s < np.inf else np.inf
     return out
 
 
-@njit(nogil=True, cache=True)
-def insert(value, index, values, indices):
-    """Insert into the ascending `values` before those greater; the greatest falls out."""
-    j = len(values) - 1
-    while j > 0 and values[j - 1] > value:
-        values[j] = values[j - 1]
-        indices[j] = indices[j - 1]
-        j -= 1
-    values[j] = value
-    indices[j] = index
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def squared_distance(a, b):
+    s = 0.0
+    for j in range(len(a)):
+        off = np.float64(a[j]) - np.float64(b[j])
+        s += off * off
+    return s
 
 
 @njit(nogil=True, cache=True)
-def settle(query, reservoir, distance, index):
-    """Replace distances by those computed in float64, in ascending order."""
-    for j in range(len(index)):
-        if index[j] < 0:
-            return
-        s = 0.0
-        for c in range(len(query)):
-            off = np.float64(query[c]) - np.float64(reservoir[index[j], c])
-            s += off * off
-        at = index[j]
-        value = np.float32(np.sqrt(s))
+def settle(query, reservoir, rows, distance, index):
+    """The distances of rows of the reservoir, computed in float64, in ascending order, and the rows, the first of equals first."""
+    for j in range(len(rows)):
+        value = np.float32(np.sqrt(squared_distance(query, reservoir[rows[j]])))
         i = j
-        while i > 0 and (distance[i - 1] > value or (distance[i - 1] == value and index[i - 1] > at)):
+        while i > 0 and (distance[i - 1] > value or (distance[i - 1] == value and index[i - 1] > rows[j])):
             distance[i] = distance[i - 1]
             index[i] = index[i - 1]
             i -= 1
         distance[i] = value
-        index[i] = at
+        index[i] = rows[j]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, parallel=True)
 def blocks_of(rows):
     """float32 [blocks, d, 128]: 128 rows as columns, one block after the other; zeros at the end."""
     n, dims = rows.shape
-    blocks = (n + COLUMNS - 1) // COLUMNS
-    out = np.zeros((blocks, dims, COLUMNS), np.float32)
-    for i in range(n):
-        block, j = i // COLUMNS, i % COLUMNS
-        for k in range(dims):
-            out[block, k, j] = rows[i, k]
+    out = np.zeros(((n + COLUMNS - 1) // COLUMNS, dims, COLUMNS), np.float32)
+    for block in prange(len(out)):
+        first = block * COLUMNS
+        for j in range(min(COLUMNS, n - first)):
+            for k in range(dims):
+                out[block, k, j] = rows[first + j, k]
     return out
+
+
+@njit(nogil=True, cache=True)
+def keep_least(k, bits, rows, used):
+    """Keep the k least of the first `used` candidates, of equal ones the first, in the order they have; the greatest of these. The
+    arrays have room up to the next multiple of 64."""
+    whole = (used + LANES - 1) // LANES * LANES
+    bits[used:whole] = MOST
+    found = np.int32(0)  # built from its highest bit down: a bit is set if fewer than k lie below
+    for step in range(31):
+        trial = np.int32(found | np.int32(1 << (30 - step)))
+        below = np.int32(0)
+        for j in range(whole):
+            below = np.int32(below + np.int32(bits[j] < trial))
+        found = trial if below < k else found
+    equal = k
+    for j in range(whole):
+        equal -= bits[j] < found
+    kept = 0
+    for j in range(used):
+        held, row = bits[j], rows[j]
+        taken = (held < found) | ((held == found) & (equal > 0))
+        equal -= held == found
+        bits[kept], rows[kept] = held, row
+        kept += taken
+    return found
+
+
+@njit(nogil=True, cache=True)
+def nearer(values, width, own, norms, limit):
+    """Turn products into squared distances, in place; how many of them are below the limit."""
+    found = np.int32(0)
+    for j in range(width):
+        values[j] = own + norms[j] - TWO * values[j]
+        found = np.int32(found + np.int32(values[j] < limit))
+    return found
+
+
+@njit(nogil=True, cache=True)
+def gather(values, width, first, k, bits, rows, used, worst):
+    """Add those of rows first to first + width to the candidates that are nearer than worst[0]; how many there are then.
+
+    values float32[128]: squared distances. bits: those of the candidates' distances as int32, which ascend as they do; below zero, which
+    is rounding, they are zero.
+    """
+    as_bits = values.view(np.int32)
+    values[width:] = np.inf
+    for start in range(0, COLUMNS, CHUNK):
+        limit, found = worst[0], np.int32(0)
+        for j in range(CHUNK):
+            found = np.int32(found + np.int32(values[start + j] < limit))
+        if found:
+            for j in range(CHUNK):
+                bits[used] = max(as_bits[start + j], np.int32(0))
+                rows[used] = first + start + j
+                used += values[start + j] < limit
+            if used > k + ROOM - CHUNK:
+                worst.view(np.int32)[0] = keep_least(k, bits, rows, used)
+                used = k
+    return used
+
+
+@njit(nogil=True, cache=True)
+def search(queries, asked, reservoir, blocks, own, norms, first, stop, distance, index):
+    """The nearest of rows first to stop of the reservoir to the queries `asked`: all these meet one block before the next."""
+    k = distance.shape[1]
+    dots = np.empty((ROWS, COLUMNS), np.float32)
+    quad = np.empty(ROWS, np.int64)
+    bits = np.empty((len(asked), k + ROOM + LANES), np.int32)
+    rows = np.empty_like(bits)
+    used = np.zeros(len(asked), np.int64)
+    worst = np.full((len(asked), 1), np.inf, np.float32)
+    while first < stop:
+        block, inside = first // COLUMNS, first % COLUMNS
+        width = min(COLUMNS - inside, stop - first)
+        norm = norms[first : first + width]
+        for at in range(0, len(asked), ROWS):
+            filled = min(ROWS, len(asked) - at)
+            for r in range(ROWS):
+                quad[r] = asked[at + min(r, filled - 1)]
+            products(queries, quad, blocks[block], inside, width, dots)
+            for r in range(filled):
+                a = at + r
+                if nearer(dots[r], width, own[quad[r]], norm, worst[a, 0]):
+                    used[a] = gather(dots[r], width, first, k, bits[a], rows[a], used[a], worst[a])
+        first += width
+    for a in range(len(asked)):
+        if used[a] > k:
+            keep_least(k, bits[a], rows[a], used[a])
+        i = asked[a]
+        if own[i] < np.inf:
+            settle(queries[i], reservoir, rows[a, : min(k, used[a])], distance[i], index[i])
 
 
 @njit(nogil=True, cache=True, parallel=True)
@@ -77,38 +171,22 @@ def nearest(queries, reservoir, order, segments, starts, distance, index):
     own = squared_norms(queries)
     n = len(order)
     for task in prange((n + TASK - 1) // TASK):
-        dots = np.empty((ROWS, COLUMNS), np.float32)
-        quad = np.empty(ROWS, np.int64)
         at = task * TASK
         end = min(n, at + TASK)
         while at < end:
             segment = segments[order[at]]
-            filled = 1
-            while filled < ROWS and at + filled < end and segments[order[at + filled]] == segment:
-                filled += 1
-            for r in range(ROWS):
-                quad[r] = order[at + min(r, filled - 1)]
-            at += filled
-            if segment < 0:
-                continue
-            first, stop = starts[segment], starts[segment + 1]
-            while first < stop:
-                block, inside = first // COLUMNS, first % COLUMNS
-                width = min(COLUMNS - inside, stop - first)
-                products(queries, quad, blocks[block], inside, width, dots)
-                for r in range(filled):
-                    i = quad[r]
-                    if not own[i] < np.inf:
-                        continue
-                    worst = distance[i, -1]
-                    for j in range(width):
-                        value = own[i] + norms[first + j] - np.float32(2) * dots[r, j]
-                        if value < worst:
-                            insert(value, first + j, distance[i], index[i])
-                            worst = distance[i, -1]
-                first += width
-            for r in range(filled):
-                settle(queries[quad[r]], reservoir, distance[quad[r]], index[quad[r]])
+            upto = at + 1
+            while upto < end and segments[order[upto]] == segment:
+                upto += 1
+            if segment >= 0:
+                search(queries, order[at:upto], reservoir, blocks, own, norms, starts[segment], starts[segment + 1], distance, index)
+            at = upto
+
+
+@njit(nogil=True, cache=True)
+def turn(step, tasks):
+    """The task of a step: early and late rows in turn, since the first have most others after them."""
+    return step // 2 if step % 2 == 0 else tasks - 1 - step // 2
 
 
 @njit(nogil=True, cache=True, parallel=True)
@@ -116,19 +194,25 @@ def count_pairs(unit, there, blocks, least):
     """int64[n]: later rows that each row is like. there: bool[n], rows that can be like others; blocks: of `blocks_of`."""
     n = len(unit)
     counts = np.zeros(n, np.int64)
-    for task in prange((n + ROWS - 1) // ROWS):
+    tasks = (n + TASK - 1) // TASK
+    for step in prange(tasks):
         dots = np.empty((ROWS, COLUMNS), np.float32)
-        quad = np.minimum(task * ROWS + np.arange(ROWS), n - 1)
-        filled = min(ROWS, n - task * ROWS)
-        for first in range(task * ROWS // COLUMNS * COLUMNS, n, COLUMNS):
+        quad = np.empty(ROWS, np.int64)
+        start = turn(step, tasks) * TASK
+        stop = min(n, start + TASK)
+        for first in range(start // COLUMNS * COLUMNS, n, COLUMNS):
             width = min(COLUMNS, n - first)
-            products(unit, quad, blocks[first // COLUMNS], 0, width, dots)
-            for r in range(filled):
-                if there[quad[r]]:
-                    hits = 0
-                    for j in range(width):
-                        hits += (dots[r, j] >= least) & (first + j > quad[r]) & there[first + j]
-                    counts[quad[r]] += hits
+            others = there[first : first + width]
+            for at in range(start, stop, ROWS):
+                for r in range(ROWS):
+                    quad[r] = min(at + r, stop - 1)
+                products(unit, quad, blocks[first // COLUMNS], 0, width, dots)
+                for i in range(at, min(at + ROWS, stop)):
+                    if there[i]:
+                        hits = np.int32(0)
+                        for j in range(max(0, i + 1 - first), width):
+                            hits += np.int32((dots[i - at, j] >= least) & others[j])
+                        counts[i] += hits
     return counts
 
 
@@ -158,28 +242,44 @@ def write_pairs(unit, there, blocks, least, places, first_out, second_out, simil
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def band_codes(unit, there, directions, bands, bits):
-    """int64[n, bands]: signs along the directions, `bits` of them a number; -1 for rows that are like nobody."""
+def band_codes(unit, directions, bands, bits):
+    """uint32[n, bands]: signs along the directions, `bits` of them a number. directions: blocks of 128, of whole bands as many as fit."""
     n = len(unit)
-    codes = np.zeros((n, bands), np.int64)
-    blocks = packed(directions)
-    for task in prange((n + ROWS - 1) // ROWS):
+    codes = np.zeros((n, bands), np.uint32)
+    held = COLUMNS // bits
+    for task in prange((n + TASK - 1) // TASK):
         dots = np.empty((ROWS, COLUMNS), np.float32)
-        quad = np.minimum(task * ROWS + np.arange(ROWS), n - 1)
-        for first in range(0, bands * bits, COLUMNS):
-            width = min(COLUMNS, bands * bits - first)
-            products(unit, quad, blocks[first // COLUMNS], 0, width, dots)
-            for r in range(min(ROWS, n - task * ROWS)):
-                for j in range(width):
-                    band = (first + j) // bits
-                    codes[quad[r], band] = 2 * codes[quad[r], band] + (dots[r, j] > 0)
-        for r in range(min(ROWS, n - task * ROWS)):
-            if not there[quad[r]]:
-                codes[quad[r]] = -1
+        quad = np.empty(ROWS, np.int64)
+        stop = min(n, task * TASK + TASK)
+        for block in range(len(directions)):
+            for at in range(task * TASK, stop, ROWS):
+                for r in range(ROWS):
+                    quad[r] = min(at + r, stop - 1)
+                products(unit, quad, directions[block], 0, COLUMNS, dots)
+                for r in range(min(ROWS, stop - at)):
+                    for band in range(min(held, bands - block * held)):
+                        signs = dots[r, band * bits : band * bits + bits]
+                        code = np.uint32(0)
+                        for j in range(bits):
+                            code |= np.uint32(np.uint32(signs[j] > 0) << np.uint32(j))
+                        codes[at + r, block * held + band] = code
     return codes
 
 
 @njit(nogil=True, cache=True)
+def apart(a, b, words):
+    """Bits in which the first words of two rows of codes differ."""
+    total = np.uint32(0)
+    for w in range(words):
+        x = np.uint32(a[w] ^ b[w])
+        x = np.uint32(x - ((x >> np.uint32(1)) & np.uint32(0x55555555)))
+        x = np.uint32((x & np.uint32(0x33333333)) + ((x >> np.uint32(2)) & np.uint32(0x33333333)))
+        x = np.uint32((x + (x >> np.uint32(4))) & np.uint32(0x0F0F0F0F))
+        total = np.uint32(total + (np.uint32(x * np.uint32(0x01010101)) >> np.uint32(24)))
+    return total
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def dot(a, b):
     s = 0.0
     for j in range(len(a)):
@@ -188,23 +288,40 @@ def dot(a, b):
 
 
 @njit(nogil=True, cache=True)
-def check_runs(unit, codes, order, widest, least):
-    """int64: i * n + j of the pairs i < j that are alike, of rows with equal codes no more than `widest` places apart."""
-    n = len(order)
-    out = np.empty(1024, np.int64)
-    used = 0
-    for a in range(n):
-        if codes[a] < 0:
-            continue
+def alike(unit, codes, i, j, words, most_apart, least):
+    """Whether two rows are alike; those whose codes are too far apart are not looked at."""
+    return apart(codes[i], codes[j], words) <= most_apart and dot(unit[i], unit[j]) >= least
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def count_runs(unit, codes, keys, widest, words, most_apart, least):
+    """int64[n]: the rows that each is like of the next `widest` of the same code. keys: code << 32 | row, ascending."""
+    n = len(keys)
+    counts = np.zeros(n, np.int64)
+    for a in prange(n):
+        found = 0
         for b in range(a + 1, min(n, a + 1 + widest)):
-            if codes[b] != codes[a]:
+            if keys[b] >> 32 != keys[a] >> 32:
                 break
-            if dot(unit[order[a]], unit[order[b]]) >= least:
-                if used == len(out):
-                    out = np.concatenate((out, np.empty(used, np.int64)))
-                out[used] = min(order[a], order[b]) * n + max(order[a], order[b])
+            found += alike(unit, codes, keys[a] & LOW, keys[b] & LOW, words, most_apart, least)
+        counts[a] = found
+    return counts
+
+
+@njit(nogil=True, cache=True)
+def write_runs(unit, codes, keys, widest, words, most_apart, least, counts):
+    """int64: i * rows + j of the pairs i < j that `count_runs` has counted."""
+    out = np.empty(counts.sum(), np.int64)
+    used = 0
+    for a in np.flatnonzero(counts):
+        for b in range(a + 1, min(len(keys), a + 1 + widest)):
+            if keys[b] >> 32 != keys[a] >> 32:
+                break
+            i, j = keys[a] & LOW, keys[b] & LOW
+            if alike(unit, codes, i, j, words, most_apart, least):
+                out[used] = min(i, j) * len(unit) + max(i, j)
                 used += 1
-    return out[:used].copy()
+    return out
 
 
 @njit(nogil=True, cache=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.neighbors import banded_pairs, cpu, nearest, recall, similar_pairs, unit_rows
+from kernels.neighbors import banded_pairs, banding, cpu, nearest, recall, similar_pairs, unit_rows
 from tests.kernels.tolerances import assert_close
 from tests.naive import neighbors as naive
 
@@ -135,7 +135,16 @@ def test_the_banded_search_finds_what_its_recall_says(cosine):
     truth = naive.pairs(x, cosine - 1e-3)
     found = set(zip(got.first.tolist(), got.second.tolist(), strict=True))
     assert found <= set(truth)
-    assert abs(len(found) / len(truth) - recall(cosine)) < 0.05
+    assert abs(len(found) / len(truth) - recall(cosine, *banding(len(x), cosine - 1e-3))) < 0.05
+
+
+@pytest.mark.parametrize("least", [0.8, 0.85, 0.9, 0.99])
+def test_bits_follow_the_number_of_rows_and_bands_hold_the_recall(least):
+    for n in (0, 1, 10_000, 300_000, 1_000_000, 2**31 - 1):
+        bands, bits = banding(n, least)
+        assert recall(least, bands, bits) >= 0.85 or bands == 128
+        assert n / 2**bits <= 4
+    assert banding(1000, least, 20)[1] == 20 and banding(5, -1.01) == (128, 16)
 
 
 def test_a_flood_of_like_rows_stays_linear_and_connected():
