@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from kernels import cardinality, mahalanobis, neighbors, profile, rff
+from kernels.edetector import PARTS, edetector
 from kernels.evidence import BETS, bets_for, evidence
 from kernels.peers import peers
 from kernels.textsketch import textsketch
@@ -109,6 +110,28 @@ def evidence_cases(place: Place, rng: np.random.Generator) -> Iterator[Case]:
             "evidence", f"{n:,} rows, {slots:,} slots", n, 16 * n + 128 * slots, check,
             lambda bets=bets, on_device=on_device, state=state: evidence(*on_device, 0.5, bets, state),
         )  # fmt: skip
+
+
+def edetector_cases(place: Place, rng: np.random.Generator) -> Iterator[Case]:
+    n, slots, tests, lanes = place.size(2**18, 90), place.size(2**14, 5), 2, 12
+    totals = rng.integers(1, 30, n).astype(np.float64)
+    successes = rng.binomial(totals.astype(int)[:, None], 0.3, (n, tests)).astype(np.float64)
+    rows = successes, totals, np.full(n, 1e-6), np.arange(n) * 1e6, rng.integers(0, slots, n).astype(np.int32)
+    shape = (slots, lanes)
+    bets = [rng.uniform(0.1, 0.8, shape), rng.uniform(0.1, 0.8, shape), rng.uniform(0.2, 1, shape), np.full(shape, 1 / lanes)]
+    on_device, state = [place.there(a) for a in rows], place.there(np.zeros((slots, PARTS, lanes)))
+
+    def check() -> None:
+        fresh = np.zeros((slots, PARTS, lanes))
+        expected = edetector(*rows, *bets, fresh)[1]
+        there = place.there(np.zeros((slots, PARTS, lanes)))
+        for a, b in zip((*edetector(*on_device, *bets, there)[1], there), (*expected, fresh), strict=True):
+            assert_close("edetector", here(a), b)
+
+    yield Case(
+        "edetector", f"{n:,} steps, {slots:,} slots of {lanes} bets", n, n * (8 * tests + 68) + 2 * state.nbytes, check,
+        lambda: edetector(*on_device, *bets, state),
+    )  # fmt: skip
 
 
 def cardinality_cases(place: Place, rng: np.random.Generator) -> Iterator[Case]:
@@ -263,7 +286,8 @@ def textsketch_cases(place: Place, rng: np.random.Generator) -> Iterator[Case]:
     )  # fmt: skip
 
 
-CASES: list[Callable[[Place, np.random.Generator], Iterator[Case]]] = [
-    profile_cases, rff_cases, neighbors_cases, evidence_cases, cardinality_cases, mahalanobis_cases, peers_cases, textsketch_cases,
-    transitions_cases,
-]  # fmt: skip
+CASES: dict[str, Callable[[Place, np.random.Generator], Iterator[Case]]] = {
+    "profile": profile_cases, "rff": rff_cases, "neighbors": neighbors_cases, "evidence": evidence_cases, "edetector": edetector_cases,
+    "cardinality": cardinality_cases, "mahalanobis": mahalanobis_cases, "peers": peers_cases, "textsketch": textsketch_cases,
+    "transitions": transitions_cases,
+}  # fmt: skip

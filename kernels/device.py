@@ -167,11 +167,11 @@ def tick(device: Device, sequence: Callable[[], Any]) -> Callable[[], Any]:
     """A sequence of kernel launches to repeat: on CUDA captured once as a graph and replayed, so that a tick costs one launch.
 
     The sequence must work in place on tensors that stay where they are, and not look at values on the host: an op's own call checks its
-    arguments there, so call `launch` of its `gpu` module (profile, rff, mahalanobis, peers, evidence), or a verb of `cardinality.gpu`, on
-    arguments that were checked once. All shapes are static: fill up the rows that a tick has not with slot -1. What the ops allocate comes
-    from the graph's own memory, when it is captured and not at a tick. transitions, textsketch and neighbors look at values to plan their
-    work, and stay outside. The sequence runs once here, to compile its kernels, before it is captured: reset the state afterwards. On
-    the CPU it is returned as it is, not run.
+    arguments there, so call `launch` of its `gpu` module, or a verb of `cardinality.gpu`, on arguments that were checked once. All shapes
+    are static: fill up the rows that a tick has not with slot -1. What the ops allocate comes from the graph's own memory, when it is
+    captured and not at a tick. neighbors alone has no `launch` and stays outside: only its values say how many candidates must be measured
+    or sought again. The sequence runs once here, to compile its kernels, before it is captured: reset the state afterwards. On the CPU it
+    is returned as it is, not run.
     """
     if device.kind == "cpu":
         return sequence

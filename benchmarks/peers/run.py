@@ -120,11 +120,12 @@ def datasketch_minhash(n: int = 1000) -> dict:
 
 
 def alibi_mmd(n: int = 1000) -> dict:
-    """Online MMD of rows of 384 against a reference of 1,000, windows of 50."""
+    """Online MMD of rows of 384 against a reference of 1,000, windows of 50; few bootstraps, since setting up is not timed."""
     from alibi_detect.cd import MMDDriftOnline
 
     rows = work.embeddings(n, work.DIMS, 10)
-    detector = MMDDriftOnline(work.embeddings(1000, work.DIMS, 9), ert=150, window_size=work.WINDOW, backend="pytorch", n_bootstraps=1500)
+    reference = work.embeddings(1000, work.DIMS, 9)
+    detector = MMDDriftOnline(reference, ert=150, window_size=work.WINDOW, backend="pytorch", n_bootstraps=300, verbose=False)
     return timed("alibi-detect online MMD", n, lambda: float(sum(detector.predict(row)["data"]["test_stat"] for row in rows)))
 
 

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from kernels.edetector import CAP, LOG_CAP, PARTS, Steps, growths
+from kernels.runs import runs
 
 RUNS = 4  # slots of a program
 
@@ -26,6 +27,7 @@ def edetector_kernel(
     here = r < runs
     start = tl.load(starts + r, mask=here, other=0)
     stop = tl.load(starts + r + 1, mask=here, other=0)
+    here = stop > start
     slot = tl.load(keys + r, mask=here, other=0).to(tl.int64)
     there = here[:, None] & (j < lanes)[None, :]
     table = slot[:, None] * lanes + j[None, :]
@@ -77,7 +79,6 @@ def edetector_kernel(
 
 def edetector(successes, totals, spend, time_us, slots, null, alternative, power, weights, state):
     """As `kernels.edetector.edetector`, for tensors; null, alternative, power and weights may be NumPy arrays."""
-    device = successes.device
     if successes.dtype != torch.float64 or successes.ndim != 2:
         raise ValueError(f"successes must be float64[n, T], not {successes.dtype}{list(successes.shape)}")
     n, tests = successes.shape
@@ -88,25 +89,31 @@ def edetector(successes, totals, spend, time_us, slots, null, alternative, power
         raise ValueError(f"state must be float64[S, {PARTS}, L], L a multiple of {tests}, not {state.dtype}{list(state.shape)}")
     if slots.dtype != torch.int32 or slots.shape != (n,):
         raise ValueError(f"slots must be int32[{n}]")
-    lanes = state.shape[2]
-    given = null, alternative, power, weights
-    null, alternative, power, weights = (a.cpu().numpy() if isinstance(a, torch.Tensor) else a for a in given)
-    up, down = growths(null, alternative, power, weights, (len(state), lanes))
+    if n and int(slots.max()) >= len(state):
+        raise ValueError(f"slots must be int32[{n}] in a state of {len(state)} rows")
+    return state, launch(successes, totals, spend, time_us, slots, state, *prepare(null, alternative, power, weights, state))
+
+
+def prepare(null, alternative, power, weights, state):
+    """The bets on the state's device, as `launch` takes them: growths up and down, weights, and the caps."""
+    device = state.device
+    null, alternative, power, weights = (a.cpu().numpy() if isinstance(a, torch.Tensor) else a for a in (null, alternative, power, weights))
+    up, down = growths(null, alternative, power, weights, (len(state), state.shape[2]))
     tables = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (up, down, weights)]
+    return *tables, torch.tensor([CAP, LOG_CAP], dtype=torch.float64, device=device)
+
+
+def launch(successes, totals, spend, time_us, slots, state, up, down, weights, caps) -> Steps:
+    """Take steps whose slots are known to be in the state. Asks the device nothing, so that a CUDA graph can hold it (see
+    `kernels.device.tick`): n and the state's size are static."""
+    (n, tests), device, lanes = successes.shape, successes.device, state.shape[2]
     out = torch.zeros((4, n), dtype=torch.float64, device=device)
-    out[0] = torch.nan
+    out[0].fill_(torch.nan)
     lane = torch.full((n,), -1, dtype=torch.int32, device=device)
-    ordered, order = torch.sort(slots, stable=True)
-    keys, lengths = torch.unique_consecutive(ordered, return_counts=True)
-    ends = torch.cumsum(lengths, 0)
-    used = keys >= 0
-    keys, starts = keys[used], torch.cat([(ends - lengths)[used], ends[-1:]])
-    if len(keys):
-        if int(keys[-1]) >= len(state):
-            raise ValueError(f"slots must be int32[{n}] in a state of {len(state)} rows")
-        caps = torch.tensor([CAP, LOG_CAP], dtype=torch.float64, device=device)
+    if n and len(state):
+        order, starts, keys = runs(slots, len(state))
         edetector_kernel[(triton.cdiv(len(keys), RUNS),)](
-            successes, totals, spend, time_us, order, starts, keys, *tables, state, caps, out, lane, len(keys), tests, lanes,
+            successes, totals, spend, time_us, order, starts, keys, up, down, weights, state, caps, out, lane, len(keys), tests, lanes,
             lanes // tests, n, RUNS=RUNS, LANES=max(2, triton.next_power_of_2(lanes)), enable_fp_fusion=False,
         )  # fmt: skip
-    return state, Steps(out[0], lane, out[1], out[2], out[3])
+    return Steps(out[0], lane, out[1], out[2], out[3])

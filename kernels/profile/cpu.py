@@ -170,7 +170,7 @@ def fold_run(x, b, valid, first_bit, e, edges, infinity, histogram_alone, placed
             filled *= np.int64(value[0] == value[0])
             xs, bs = scratch[: len(xs)], scratch_bits[: len(xs)]
         stood += filled
-        count_block(xs, bs, e, thresholds, bins, cells, places, held, plain, reached)
+        count_block(xs, bs, e, thresholds, bins, cells, x[start : start + BLOCK], places, held, plain, reached)
         if histogram_alone:
             nans += count_nan(xs, bs)
             continue

@@ -10,8 +10,10 @@ import numpy as np
 from numba import njit
 
 from kernels.profile.edges import LANES
+from kernels.profile.prefetch import prefetch
 
 COUNTERS = 4
+AHEAD = 2048  # values: while one block is counted, the next one is fetched
 ONE = np.uint32(1)
 
 
@@ -39,11 +41,15 @@ def uniform_places(x, low, scale, first, last, doubt, places):
 
 
 @njit(nogil=True, cache=True)
-def count_sides(x, cells, edge, held):
-    """Add to held uint32[4, 2C] the values by cell and side: 2 * cell if x reaches the threshold, 2 * cell + 1 if not."""
+def count_sides(x, cells, edge, ahead, held):
+    """Add to held uint32[4, 2C] the values by cell and side: 2 * cell if x reaches the threshold, 2 * cell + 1 if not.
+
+    ahead: of `count_block`.
+    """
     h0, h1, h2, h3 = held[0], held[1], held[2], held[3]
     whole = len(x) // COUNTERS * COUNTERS
     for i in range(0, whole, COUNTERS):
+        prefetch(ahead, i + AHEAD)
         a, b, c, d = np.uintp(cells[i]), np.uintp(cells[i + 1]), np.uintp(cells[i + 2]), np.uintp(cells[i + 3])
         h0[a + a + np.uintp(x[i] < edge[a])] += ONE
         h1[b + b + np.uintp(x[i + 1] < edge[b])] += ONE
@@ -55,11 +61,12 @@ def count_sides(x, cells, edge, held):
 
 
 @njit(nogil=True, cache=True)
-def count_places(places, n, held):
-    """Add to held uint32[4, >= 3 + bins] the first n places."""
+def count_places(places, n, ahead, held):
+    """Add to held uint32[4, >= 3 + bins] the first n places. ahead: of `count_block`."""
     h0, h1, h2, h3 = held[0], held[1], held[2], held[3]
     whole = n // COUNTERS * COUNTERS
     for i in range(0, whole, COUNTERS):
+        prefetch(ahead, i + AHEAD)
         h0[np.uintp(places[i])] += ONE
         h1[np.uintp(places[i + 1])] += ONE
         h2[np.uintp(places[i + 2])] += ONE
@@ -97,18 +104,22 @@ def count_reached(x, b, thresholds, first, reached):
 
 
 @njit(nogil=True, cache=True)
-def count_block(x, b, e, thresholds, bins, cells, scratch, held, plain, reached):
-    """Add a block's values of edge row e to the counters of the way they are counted: `held`, `plain` or `reached`."""
+def count_block(x, b, e, thresholds, bins, cells, ahead, scratch, held, plain, reached):
+    """Add a block's values of edge row e to the counters of the way they are counted: `held`, `plain` or `reached`.
+
+    ahead: the values where they came from, of which those of the next block are fetched meanwhile; the processor's own prefetching leaves
+    two thirds of what memory gives (on a virtual EPYC, 10 of 35 GB/s).
+    """
     number = x.dtype.type
     low, scale, edge, _, uniform_low, uniform_scale, doubt = cells
     if doubt[e] > 0:
         first, last = number(0.5), number(bins[e] + 1.5)
         if uniform_places(x, uniform_low[e], uniform_scale[e], first, last, doubt[e], scratch):
-            count_places(scratch, len(x), plain)
+            count_places(scratch, len(x), ahead, plain)
             return
     if scale[e] > 0:
         cells_of_block(x, low[e], scale[e], number(edge.shape[1] - 1), scratch)
-        count_sides(x, scratch, edge[e], held)
+        count_sides(x, scratch, edge[e], ahead, held)
     else:
         for start in range(0, thresholds.shape[1], LANES):
             count_reached(x, b, thresholds[e], start, reached)

@@ -43,18 +43,19 @@ def keep_least(h, to, here, HASHES: tl.constexpr):
 
 @triton.jit
 def grams_kernel(
-    data, offsets, order, table, sums, minhash, n, longest_of,
+    data, offsets, lengths, order, table, sums, minhash, n, longest_of,
     BITS_OF: tl.constexpr, HASHES: tl.constexpr, TEXTS: tl.constexpr,
 ):  # fmt: skip
     """Add the grams of texts order[:n] to sums int32 [texts, 2**BITS_OF] and minhash uint64 [texts, HASHES].
 
-    table int32[256]: what a byte is read as, and 256 more where it belongs to a word; longest_of int64: bytes of each program's longest.
+    lengths int64: bytes of each of these, -1 where there is no text; longest_of int64: the greatest of each program's. table int32[256]:
+    what a byte is read as, and 256 more where it belongs to a word.
     """
     lane = tl.program_id(0) * TEXTS + tl.arange(0, TEXTS)
     is_text = lane < n
     text = tl.load(order + lane, mask=is_text, other=0)
     start = tl.load(offsets + text, mask=is_text, other=0).to(tl.int64)
-    length = tl.load(offsets + text + 1, mask=is_text, other=0).to(tl.int64) - start
+    length = tl.load(lengths + lane, mask=is_text, other=-1)
     row = sums + (text << BITS_OF)
     least = minhash + text * HASHES
     zero = tl.zeros((TEXTS,), tl.uint64)
@@ -122,27 +123,36 @@ def textsketch(data, offsets, *, dims: int, hashes: int, valid, first_bit: int) 
         raise ValueError(f"data must be uint8[bytes], not {data.dtype}{list(data.shape)}")
     if offsets.dtype not in (torch.int32, torch.int64) or offsets.ndim != 1 or n < 0:
         raise ValueError(f"offsets must be int32 or int64 [n + 1], not {offsets.dtype}{list(offsets.shape)}")
-    lengths = offsets.diff()
-    if int(offsets[0]) < 0 or int(offsets[-1]) > len(data) or bool((lengths < 0).any()):
+    if int(offsets[0]) < 0 or int(offsets[-1]) > len(data) or bool((offsets.diff() < 0).any()):
         raise ValueError("offsets must ascend within data")
     if valid is not None and (valid.dtype != torch.uint8 or first_bit < 0 or 8 * len(valid) < first_bit + n):
         raise ValueError("valid must be uint8 with a bit for every text")
+    return launch(data.contiguous(), offsets.contiguous(), table_on(device), dims, hashes, valid, first_bit)
+
+
+def table_on(device):
+    """int32[256]: what a byte is read as, and 256 more where it belongs to a word."""
+    return torch.from_numpy(READ.astype("int32") + 256 * WORD.astype("int32")).to(device)
+
+
+def launch(data, offsets, table, dims: int, hashes: int, valid, first_bit: int) -> TextSketch:
+    """Sketch texts whose offsets are known to ascend within data. Asks the device nothing, so that a CUDA graph can hold it (see
+    `kernels.device.tick`): n and the buffers' sizes are static."""
+    device, n = data.device, len(offsets) - 1
     sums = torch.zeros((n, dims), dtype=torch.int32, device=device)
     projection = torch.full((n, dims), torch.nan, dtype=torch.float32, device=device)
     simhash = torch.zeros(n, dtype=torch.int64, device=device)
     minhash = torch.full((n, hashes), -1, dtype=torch.int64, device=device)
     if n:
-        length, order = torch.sort(lengths)
+        lengths = offsets.diff().long()
         if valid is not None:
             bit = first_bit + torch.arange(n, device=device)
-            is_there = (valid[bit >> 3] >> (bit & 7) & 1).bool()[order]
-            length, order = length[is_there], order[is_there]
-        if len(order):
-            longest_of = torch.nn.functional.pad(length.long(), (0, -len(order) % TEXTS)).view(-1, TEXTS).amax(1)
-            table = torch.from_numpy(READ.astype("int32") + 256 * WORD.astype("int32")).to(device)
-            grams_kernel[(len(longest_of),)](
-                data.contiguous(), offsets.contiguous(), order, table, sums, minhash.view(torch.uint64), len(order), longest_of,
-                BITS_OF=dims.bit_length() - 1, HASHES=hashes, TEXTS=TEXTS, num_warps=TEXTS // 32,
-            )  # fmt: skip
+            lengths = torch.where((valid[bit >> 3] >> (bit & 7) & 1) == 1, lengths, -1)
+        lengths, order = torch.sort(lengths)
+        longest_of = torch.nn.functional.pad(lengths, (0, -n % TEXTS), value=-1).view(-1, TEXTS).amax(1)
+        grams_kernel[(len(longest_of),)](
+            data, offsets, lengths, order, table, sums, minhash.view(torch.uint64), n, longest_of,
+            BITS_OF=dims.bit_length() - 1, HASHES=hashes, TEXTS=TEXTS, num_warps=TEXTS // 32,
+        )  # fmt: skip
         finish_kernel[(n,)](sums, projection, simhash, DIMS=dims, BITS=BITS, FOLD=FOLD, enable_fp_fusion=False)
     return TextSketch(projection, simhash, minhash)

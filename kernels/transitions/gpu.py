@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.runs import runs
+
 BLOCK = 256
 CONTEXT: tl.constexpr = tl.constexpr(0xD6E8FEB86659FD93)
 GRAM: tl.constexpr = tl.constexpr(0xA0761D6478BD642F)
@@ -27,10 +29,10 @@ def extended(h, token):
 
 @triton.jit(do_not_specialize=["M"])
 def transitions_kernel(
-    tokens, before, contexts_of, groups, order, starts, counts, out, n, M, scale, LEARN: tl.constexpr, BLOCK: tl.constexpr
+    tokens, before, contexts_of, slots, groups, order, starts, counts, out, n, M, scale, LEARN: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """LEARN: one program per group walks its rows order[starts[g]:starts[g + 1]]; else a program scores BLOCK rows at once.
-    `before` and `contexts_of`: the token before the last and the last token of each row; `scale`: float64[2], the vocabulary and
+    """LEARN: one program per group walks its rows order[starts[g]:starts[g + 1]]; else a program scores BLOCK rows at once, those with a
+    slot. `before` and `contexts_of`: the token before the last and the last token of each row; `scale`: float64[2], the vocabulary and
     the prior."""
     vocabulary, prior = tl.load(scale), tl.load(scale + 1)
     mask = (M - 1).to(tl.uint64)
@@ -47,6 +49,7 @@ def transitions_kernel(
         else:
             i = start + tl.arange(0, BLOCK)
             here = i < n
+            here = here & (tl.load(slots + i, mask=here, other=-1) >= 0)
         u = tl.load(before + i, mask=here, other=0)
         v = tl.load(contexts_of + i, mask=here, other=0)
         w = tl.load(tokens + i, mask=here, other=0)
@@ -76,6 +79,18 @@ def transitions_kernel(
             tl.debug_barrier()
 
 
+@triton.jit
+def remember_kernel(tokens, contexts_of, ordered, order, contexts, n, BLOCK: tl.constexpr):
+    """The last row of each slot leaves its context and its token behind. ordered: slots, ascending; order: the rows they are of."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    slot = tl.load(ordered + at, mask=at < n, other=-1)
+    final = (slot >= 0) & (slot != tl.load(ordered + at + 1, mask=at + 1 < n, other=-2))
+    row = tl.load(order + at, mask=final, other=0)
+    place = contexts + 2 * slot.to(tl.int64)
+    tl.store(place, tl.load(contexts_of + row, mask=final, other=0), mask=final)
+    tl.store(place + 1, tl.load(tokens + row, mask=final, other=0), mask=final)
+
+
 def transitions(tokens, slots, contexts, counts, *, groups, vocabulary, prior, learn):
     """As `kernels.transitions.transitions`, for tensors."""
     n, device = len(tokens), tokens.device
@@ -83,40 +98,37 @@ def transitions(tokens, slots, contexts, counts, *, groups, vocabulary, prior, l
         raise ValueError("tokens and contexts must be uint64 or int64, counts int32")
     slots = each("slots", slots, n, len(contexts), -1, device)
     groups = each("groups", groups, n, len(counts), 0, device)
-    out = torch.full((n,), torch.nan, dtype=torch.float64, device=device)
-    tokens = tokens.view(torch.int64)
-    before, last, rows = advance(tokens, slots, contexts.view(torch.int64))
-    m = len(rows)
-    if m:
-        parts = [a[rows].contiguous() for a in (tokens, before, last, groups)]
-        scored = torch.empty(m, dtype=torch.float64, device=device)
-        in_group, order = torch.sort(parts[3], stable=True)
-        lengths = torch.unique_consecutive(in_group, return_counts=True)[1]
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64, device=device), torch.cumsum(lengths, 0)])
-        grid, block = (len(lengths), 1) if learn else (triton.cdiv(m, BLOCK), BLOCK)
-        scale = torch.tensor([vocabulary, prior], dtype=torch.float64, device=device)
-        transitions_kernel[(grid,)](
-            *parts,
-            order,
-            starts,
-            counts,
-            scored,
-            m,
-            counts.shape[1],
-            scale,
-            LEARN=learn,
-            BLOCK=block,
-            num_warps=1 if learn else 4,
-            enable_fp_fusion=False,
-        )
-        out[rows] = scored
-    return contexts, counts, out
+    arrays = tokens.contiguous(), slots.contiguous(), contexts, counts, groups.contiguous()
+    return contexts, counts, launch(*arrays, prepare(vocabulary, prior, device), learn)
 
 
-def advance(tokens, slots, contexts):
-    """The token before the last and the last token of each row, and the rows that have a slot; moves the contexts on, in place."""
+def prepare(vocabulary: float, prior: float, device):
+    """float64[2], the vocabulary and the prior on the device, as `launch` takes them."""
+    return torch.tensor([vocabulary, prior], dtype=torch.float64, device=device)
+
+
+def launch(tokens, slots, contexts, counts, groups, scale, learn: bool):
+    """Surprisal float64[n] of tokens whose slots and groups are known to fit. Asks the device nothing, so that a CUDA graph can hold it
+    (see `kernels.device.tick`): n and the sizes of the tables are static."""
     n = len(tokens)
-    ordered, order = torch.sort(slots, stable=True)
+    out = torch.full((n,), torch.nan, dtype=torch.float64, device=tokens.device)
+    if n and len(contexts):
+        tokens, contexts = tokens.view(torch.int64), contexts.view(torch.int64)
+        ordered, order = torch.sort(slots, stable=True)
+        before, last = preceding(tokens, ordered, order, contexts)
+        grid = (triton.cdiv(n, BLOCK),)
+        remember_kernel[grid](tokens, last, ordered, order, contexts, n, BLOCK=BLOCK)
+        rows, starts, keys = runs(torch.where(slots >= 0, groups, -1), len(counts)) if learn else (order, order, order)
+        transitions_kernel[(len(keys),) if learn else grid](
+            tokens, before, last, slots, groups, rows, starts, counts, out, n, counts.shape[1], scale,
+            LEARN=learn, BLOCK=1 if learn else BLOCK, num_warps=1 if learn else 4, enable_fp_fusion=False,
+        )  # fmt: skip
+    return out
+
+
+def preceding(tokens, ordered, order, contexts):
+    """The token before the last and the last token of each row. ordered: slots, ascending; order: the rows they are of."""
+    n = len(tokens)
     at = torch.arange(n, device=tokens.device)
     first = torch.ones(n, dtype=torch.bool, device=tokens.device)
     first[1:] = ordered[1:] != ordered[:-1]
@@ -127,11 +139,7 @@ def advance(tokens, slots, contexts):
     last, before = torch.empty_like(tokens), torch.empty_like(tokens)
     last[order] = torch.where(first, held[:, 1], here[(at - 1).clamp(min=0)])
     before[order] = torch.where(first, held[:, 0], torch.where(second, held[:, 1], here[(at - 2).clamp(min=0)]))
-    ends = torch.ones(n, dtype=torch.bool, device=tokens.device)
-    ends[:-1] = first[1:]
-    final = order[ends & (ordered >= 0)]
-    contexts[slots[final].long()] = torch.stack([last[final], tokens[final]], dim=1)
-    return before, last, torch.nonzero(slots >= 0).view(-1)
+    return before, last
 
 
 def each(name, rows, n, size, least, device):

@@ -100,12 +100,17 @@ KERNELS = [
     *(
         Kernel(
             "kernels.transitions.gpu:transitions_kernel",
-            "tokens:*i64 before:*i64 contexts_of:*i64 groups:*i32 order:*i64 starts:*i64 counts:*i32 out:*fp64 n:i64 M:i64 scale:*fp64 "
+            "tokens:*i64 before:*i64 contexts_of:*i64 slots:*i32 groups:*i32 order:*i64 starts:*i64 counts:*i32 out:*fp64 n:i64 M:i64 scale:*fp64 "
             f"LEARN={learn} BLOCK={1 if learn else 256}",
             EXACT | {"num_warps": 1 if learn else 4},
             "learn" if learn else "score",
         )
         for learn in (True, False)
+    ),
+    Kernel(
+        "kernels.transitions.gpu:remember_kernel",
+        "tokens:*i64 contexts_of:*i64 ordered:*i32 order:*i64 contexts:*i64 n:i32 BLOCK=256",
+        EXACT,
     ),
     Kernel(
         "kernels.rff.gpu:fold_kernel",
@@ -159,7 +164,7 @@ KERNELS = [
     ),
     Kernel(
         "kernels.textsketch.gpu:grams_kernel",
-        "data:*u8:16 offsets:*i32:16 order:*i64:16 table:*i32:16 sums:*i32:16 minhash:*u64:16 n:i32 longest_of:*i64:16 "
+        "data:*u8:16 offsets:*i32:16 lengths:*i64:16 order:*i64:16 table:*i32:16 sums:*i32:16 minhash:*u64:16 n:i32 longest_of:*i64:16 "
         "BITS_OF=8 HASHES=32 TEXTS=64",
         EXACT | {"num_warps": 2},
     ),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OPS = {"profile", "rff", "textsketch", "mahalanobis", "peers", "neighbors", "cardinality", "evidence", "transitions"}
-ALONE = {"numpy", "numba", "torch", "triton", "kernels", "benchmarks.gpu_cases", "tests.kernels.tolerances"}
+OPS = {"profile", "rff", "textsketch", "mahalanobis", "peers", "neighbors", "cardinality", "evidence", "edetector", "transitions"}
+ALONE = {"numpy", "numba", "llvmlite", "torch", "triton", "kernels", "benchmarks.gpu_cases", "tests.kernels.tolerances"}
 
 
 @pytest.mark.gpu_code
@@ -34,9 +34,33 @@ def test_when_time_is_up_it_says_so_and_stops(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "benchmarks.gpu", "--interpret", "--seconds", "1"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OUT": str(tmp_path)}, capture_output=True, text=True, check=False)
+    environment = os.environ | {"OUT": str(tmp_path / "new" / "folder")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert "out of time after 1 s" in done.stdout, done.stderr
-    assert not json.loads((tmp_path / "gpu.json").read_text())["complete"]
+    assert done.returncode == 1 and not json.loads((tmp_path / "new" / "folder" / "gpu.json").read_text())["complete"]
+
+
+@pytest.mark.parametrize(
+    ("worker", "said"),
+    [
+        ("say(row={'op': names[0], 'shape': '', 'said': 'equal'}, done=names[0])", "equal"),
+        ("os._exit(3)", "FAILED: its process ended with 3"),
+        ("say(row={'op': names[0], 'shape': '', 'said': 'FAILED: it hurts'}, done=names[0]); sys.exit()", "FAILED: it hurts"),
+        ("time.sleep(60)", "FAILED: nothing was heard for 1 s"),
+    ],
+)
+def test_an_op_that_fails_dies_or_hangs_is_named_and_the_next_is_tried(monkeypatch, tmp_path, worker, said):
+    from benchmarks import gpu
+
+    file = tmp_path / "worker.py"
+    file.write_text(
+        f"import os, sys, time\nsys.path.insert(0, {str(ROOT)!r})\nfrom benchmarks.gpu import say\nnames = sys.argv[1:]\n{worker}\n"
+    )
+    monkeypatch.setattr(gpu, "worker_command", lambda interpret: [sys.executable, str(file)])
+    monkeypatch.setattr(gpu, "PATIENCE_S", 1.0)
+    result = gpu.run(["a", "b"], interpret=True, seconds=30)
+    assert [(row["op"], row["said"]) for row in result["results"]] == [("a", said), ("b", said)]
+    assert result["complete"]
 
 
 def imported(path):

@@ -7,8 +7,13 @@ import pytest
 
 from kernels import cardinality, mahalanobis, peers, profile, rff
 from kernels.device import Device, tick
+from kernels.edetector import PARTS, edetector
 from kernels.evidence import bets_for, evidence
+from kernels.textsketch import textsketch
+from kernels.transitions import transitions
+from tests.kernels.test_edetector import case
 from tests.kernels.test_profile import sample
+from tests.kernels.test_textsketch import ragged
 
 pytestmark = [pytest.mark.gpu_code, pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")]
 ASKS = (
@@ -159,3 +164,42 @@ def test_a_tick_of_launches_asks_nothing_and_gives_what_the_ops_give(on_gpu, una
         for a, b in zip(got if isinstance(got, tuple) else [got], expected if isinstance(expected, tuple) else [expected], strict=True):
             close = 2 * max(2, n) if expected is want[3] else 1e-8  # a rounding to 1 / SCALE may fall the other way
             np.testing.assert_allclose(a.numpy().view(b.dtype), b, rtol=1e-6, atol=close)
+
+
+@pytest.mark.parametrize("n", [1, 70])
+def test_launches_on_texts_tokens_and_steps_ask_nothing_either(on_gpu, unasked, n):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("on a GPU a graph itself refuses what this guard refuses")
+    rng = np.random.default_rng(n)
+    gpu = {name: importlib.import_module(f"kernels.{name}.gpu") for name in ("textsketch", "transitions", "edetector")}
+    data, offsets = ragged([rng.integers(32, 123, k, np.uint8).tobytes() for k in rng.integers(0, 12, n)])
+    valid = rng.integers(0, 256, n // 8 + 1, np.uint8)
+    tokens, slots = rng.integers(1, 6, n).astype(np.uint64), rng.integers(-1, 4, n).astype(np.int32)
+    groups, steps = rng.integers(0, 2, n).astype(np.int32), case(n, n)
+    rows = [on_gpu(steps[name]) for name in ("successes", "totals", "spend", "time_us", "slots")]
+    bets = [steps[name] for name in ("null", "alternative", "power", "weights")]
+    contexts, counts, state = np.zeros((4, 2), np.uint64), np.zeros((2, 64), np.int32), np.zeros((5, PARTS, 6))
+    there = [on_gpu(a) for a in (data, offsets, valid, tokens, slots, groups, contexts, counts, state)]
+    table, scale = gpu["textsketch"].table_on("cpu"), gpu["transitions"].prepare(1000.0, 2.0, "cpu")
+    tables = gpu["edetector"].prepare(*bets, there[-1])
+    said = []
+
+    def sequence():
+        said.append(gpu["textsketch"].launch(there[0], there[1], table, 64, 4, there[2], 0))
+        said.append([gpu["transitions"].launch(*there[3:5], there[6], there[7], there[5], scale, learn) for learn in (False, True)])
+        said.append(gpu["edetector"].launch(*rows, there[-1], *tables))
+
+    for _ in range(2):
+        said.clear()
+        with unasked():
+            tick(Device("cpu", "cpu"), sequence)()
+        texts = textsketch(data, offsets, dims=64, hashes=4, valid=valid)
+        bits = [transitions(tokens, slots, contexts, counts, groups=groups, learn=learn)[2] for learn in (False, True)]
+        found = edetector(**steps, state=state)[1]
+        for got, expected in zip(said, (texts, bits, found), strict=True):
+            for a, b in zip(got, expected, strict=True):
+                np.testing.assert_allclose(a.numpy().view(b.dtype), b, rtol=1e-6, atol=1e-8)
+    for got, expected in zip(there[6:], (contexts, counts, state), strict=True):
+        np.testing.assert_allclose(got.numpy().view(expected.dtype), expected, rtol=1e-6)
