@@ -2,7 +2,7 @@
 whoever is given that partition adds them and judges.
 
 hand over   a partition's panes are closed as its own watermark passes them, and leave through the outbox, whose checkpoint holds what is
-            not confirmed yet
+            not confirmed yet; what was sent behind it goes again
 receive     the topic's partition comes to a process by the group's assignment as any other does, with a checkpoint of its own: the merged
             state, what waits to be merged, and the next offset. A handover that comes again is recognised by its origin's frontier
 judge       as far as the slowest partition of the group has come; so the result is that of one process that reads all partitions
@@ -36,6 +36,8 @@ from streams.records import Message, RawBatch, Reject
 log = logging.getLogger(__name__)
 
 WAITING = "population.waiting"
+GAP_S = 60.0
+"""A handover that follows one which has not come is left out: both come again, in their order. After so long, what is missing is lost."""
 TELL_EVERY_S = 5.0
 """How often a partition says how far it is when nothing has changed; a population that starts anew waits for that."""
 
@@ -64,6 +66,8 @@ class SharedPopulation(Population):
         waiting = self.state.arrays.pop(WAITING, np.empty(0, np.uint8)).tobytes()
         self.waiting: list[Sketch] = list(unpacked(waiting).sketches) if waiting else []
         self.parts = Parts()
+        self._gaps: dict[str, float] = {}
+        """By partition: since when (monotonic) it hands over what follows something that has not come."""
         self.follow(self.state)
 
     def snapshot(self, outbox: list[dict], marks: Mapping[str, Any] | None = None) -> Snapshot:
@@ -108,22 +112,33 @@ class SharedPopulation(Population):
     def _hand_over(self, worker: Worker, lag: Lag, final: bool) -> None:
         mark, idle = self.mark_of(worker), final or not self.concerns(worker) or self.idle(worker, lag)
         to_us = NEVER if mark == NEVER else self.end_of(mark) if idle else mark // self.pane_us * self.pane_us
-        sketches = worker.collect(to_us, self.pane_us) if to_us > worker.state.closed_us else []
+        from_us = worker.state.closed_us
+        sketches = worker.collect(to_us, self.pane_us) if to_us > from_us else []
         now, said = time.monotonic(), (worker.state.closed_us, idle)
         told = self._told.get(worker.name)
         if sketches or told is None or told[:2] != said or now - told[2] >= TELL_EVERY_S:
             self._told[worker.name] = *said, now
-            self._put(worker.name, messages(Handed(worker.name, *said, sketches)))
+            self._put(worker.name, messages(Handed(worker.name, *said, sketches, from_us)))
 
     def _take(self, handed: Handed) -> None:
         """Put a handover aside until all have come as far. What was received before, or judged without it, is left out."""
         had = self.frontiers.get(handed.origin, NEVER)
+        if NEVER < had < handed.from_us and not self._lost(handed, had):
+            return
+        self._gaps.pop(handed.origin, None)
         if had < self.merged_us and any(not s.before(self.merged_us // self.pane_us).empty for s in handed.sketches):
             log.warning("%s was idle and hands over panes that are judged already: they are left out", handed.origin)
         first = -(-max(had, self.merged_us) // self.pane_us)
         self.waiting += [kept for s in handed.sketches if not (kept := s.since(first)).empty]
         self.frontiers[handed.origin] = max(had, handed.to_us)
         self.progress[handed.origin] = self.frontiers[handed.origin], handed.idle
+
+    def _lost(self, handed: Handed, had_us: int) -> bool:
+        """Whether what a partition handed over between these times has been missing for too long to come again."""
+        lost = time.monotonic() - self._gaps.setdefault(handed.origin, time.monotonic()) >= GAP_S
+        if lost:
+            log.error("%.3f s of what %s handed over never came", (handed.from_us - had_us) / 1e6, handed.origin)
+        return lost
 
     def judge_received(self) -> tuple[list[Scores], list[Alert]]:
         """Merge and judge what has been received, as far as every partition has come."""

@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, Protocol
 
 from streams.records import Message
@@ -72,6 +72,8 @@ class Route:
     thread: threading.Thread | None = None
     ticket: Callable[[], Any] | None = None
     """For a sink that publishes in transactions: under what. Asked at the moment when messages are taken for it."""
+    ordered: bool = False
+    """Whether what was confirmed after something that was not is sent again behind it."""
 
 
 class Outbox:
@@ -234,6 +236,8 @@ class Outbox:
             route.last_error = str(error)
             return False
         route.last_error = ""
+        if route.ordered:
+            confirmed = {entry.message.id for _, entry in takewhile(lambda item: item[1].message.id in confirmed, list(batch))}
         with self._lock:
             for key, entry in batch:
                 if entry.message.id in confirmed and route.queue.pop(key, None) is not None:

@@ -34,7 +34,8 @@ TEXTS = "text"
 
 @dataclass(frozen=True)
 class Handed:
-    """What a partition (`origin`) hands over: the sketches of the panes that it closed, all of those before `to_us` being closed now.
+    """What a partition (`origin`) hands over: the sketches of the panes that it closed, all of those before `to_us` being closed now, those
+    before `from_us` having been handed over before.
 
     `idle`: nobody needs to wait for it: it has nothing to give, or nothing that concerns the population.
     """
@@ -43,6 +44,7 @@ class Handed:
     to_us: int = NEVER
     idle: bool = False
     sketches: Sequence[Sketch] = ()
+    from_us: int = NEVER
 
 
 def messages(handed: Handed) -> list[Message]:
@@ -91,7 +93,7 @@ class Parts:
 
 def packed(handed: Handed) -> bytes:
     """Compressed bytes of one handover."""
-    about = {"format": FORMAT, "origin": handed.origin, "to_us": handed.to_us, "idle": handed.idle}
+    about = {"format": FORMAT, "origin": handed.origin, "to_us": handed.to_us, "idle": handed.idle, "from_us": handed.from_us}
     schema = pa.schema(list(FIELDS.items()), {"telltale": orjson.dumps(about)})
     rows = [_row(sketch) for sketch in handed.sketches]
     sink = pa.BufferOutputStream()
@@ -109,7 +111,8 @@ def unpacked(data: bytes) -> Handed:
         if about["format"] != FORMAT:
             raise ValueError(f"sketches of format {about['format']}, this version reads {FORMAT}")
         table.validate(full=True)
-        return Handed(str(about["origin"]), int(about["to_us"]), bool(about["idle"]), [_sketch(row) for row in table.to_pylist()])
+        sketches = [_sketch(row) for row in table.to_pylist()]
+        return Handed(str(about["origin"]), int(about["to_us"]), bool(about["idle"]), sketches, int(about["from_us"]))
     except (KeyError, TypeError, OSError, OverflowError, pa.ArrowException) as error:
         raise ValueError(f"no sketches: {error!r}") from error
 

@@ -1,6 +1,7 @@
 """Processes that share one population: the same alerts as one process that reads everything, whatever comes twice, late or broken."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -98,12 +99,15 @@ def test_broken_bytes_are_refused_or_read_but_nothing_worse(changes, cut):
 class Topic:
     """The topic of sketches, as a sink of each process and a source of one."""
 
-    def __init__(self):
-        self.records = []
+    def __init__(self, fails: Sequence[int] = ()):
+        self.records, self.fails, self.sent = [], fails, 0
 
     def send(self, queued):
-        self.records += queued
-        return {m.id for m in queued}
+        """All of it; in the attempts `fails`, the first message is not written, and what comes after it is."""
+        self.sent += 1
+        written = queued[1:] if self.sent in self.fails else queued
+        self.records += written
+        return {m.id for m in written}
 
     def close(self): ...
 
@@ -115,7 +119,9 @@ class Topic:
 
 
 def process(topic: Topic, sink: Collected) -> Engine:
-    outbox = Outbox([Route("all", sink, frozenset({"alert"})), Route("sketches", topic, frozenset({KIND}))], 1 << 40, threads=False)
+    outbox = Outbox(
+        [Route("all", sink, frozenset({"alert"})), Route("sketches", topic, frozenset({KIND}), ordered=True)], 1 << 40, threads=False
+    )
     detectors = make_detectors(CONFIG)
     population = SharedPopulation(
         detectors, "", CONFIG.pane_us, CONFIG.lateness_us, 1e9, TOPIC.topic, lambda: [str(p) for p in ORIGINS], outbox.put
@@ -202,6 +208,28 @@ def test_processes_that_share_say_what_one_says(alone, cut, restarts, twice):
     assert bool(counts[-1]) == twice  # it knows what the population has learned, or hands over values
     assert sink.seen.states() == alone
     assert not [m for m in other.outbox.entries.get(POPULATION, ())]
+
+
+def test_handovers_that_come_out_of_order_come_again_in_order(alone):
+    topic, sink = Topic(fails=(2, 5, 6, 9)), Collected()
+    home = process(topic, sink)
+    home.assigned([*ORIGINS, TOPIC])
+    for first in range(0, max(len(rows(p)) for p in ORIGINS), 200):
+        for partition in ORIGINS:
+            if part := rows(partition)[first : first + 200]:
+                home.process(RawBatch.of(partition, part, first_offset=first))
+        advance(home, topic, max(0, home.population.next_offset))
+    assert topic.sent > 9 and sink.seen.states() == alone
+
+
+def test_what_never_comes_is_not_waited_for_without_end(monkeypatch):
+    home = process(Topic(), Collected()).population
+    home._take(Handed("a", 5))
+    home._take(Handed("a", 9, from_us=7))
+    assert home.frontiers["a"] == 5
+    monkeypatch.setattr("engine.exchange.GAP_S", 0.0)
+    home._take(Handed("a", 9, from_us=7))
+    assert home.frontiers["a"] == 9
 
 
 def test_nobody_is_judged_while_a_partition_is_out_and_an_idle_one_holds_nobody_up(alone):
