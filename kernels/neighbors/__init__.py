@@ -179,9 +179,11 @@ def recall(cosine: float, bands: int, bits: int = 16) -> float:
 
 def unit_rows(signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows divided by their length, zero where that makes no sense; and bool[n], where it does."""
-    norm = np.sqrt(np.einsum("ij,ij->i", signatures, signatures, dtype=np.float64))
-    fit = np.isfinite(norm) & (norm > 0)
-    return np.divide(signatures, norm.astype(np.float32)[:, None], out=np.zeros_like(signatures), where=fit[:, None]), fit
+    from kernels.neighbors import cpu
+
+    unit, there = np.empty_like(signatures), np.empty(len(signatures), np.bool_)
+    cpu.unit_rows(signatures, unit, there)
+    return unit, there
 
 
 def check_rows(rows, name: str) -> None:

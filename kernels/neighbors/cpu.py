@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from kernels.prefetch import prefetch
 from kernels.rff.cpu import COLUMNS, products
 
 ROWS = 4
@@ -15,6 +16,7 @@ LANES = 64  # values that LLVM compares at once; what is left over goes one by o
 TWO = np.float32(2)
 MOST = np.int32(2**31 - 1)
 LOW = (1 << 32) - 1
+AHEAD = 16  # rows of a band whose codes are fetched before they are compared
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -241,6 +243,24 @@ def write_pairs(unit, there, blocks, least, places, first_out, second_out, simil
                         at[r] += 1
 
 
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def dot(a, b):
+    s = 0.0
+    for j in range(len(a)):
+        s += np.float64(a[j]) * np.float64(b[j])
+    return s
+
+
+@njit(nogil=True, cache=True, parallel=True, error_model="numpy")
+def unit_rows(signatures, unit, there):
+    """Write rows divided by their length to unit, and to there, bool, whether that makes sense; zero where it does not."""
+    for i in prange(len(signatures)):
+        norm = np.sqrt(dot(signatures[i], signatures[i]))
+        there[i] = 0 < norm < np.inf
+        for j in range(signatures.shape[1]):
+            unit[i, j] = signatures[i, j] / np.float32(norm) if there[i] else np.float32(0)
+
+
 @njit(nogil=True, cache=True, parallel=True)
 def band_codes(unit, directions, bands, bits):
     """uint32[n, bands]: signs along the directions, `bits` of them a number. directions: blocks of 128, of whole bands as many as fit."""
@@ -279,14 +299,6 @@ def apart(a, b, words):
     return total
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def dot(a, b):
-    s = 0.0
-    for j in range(len(a)):
-        s += np.float64(a[j]) * np.float64(b[j])
-    return s
-
-
 @njit(nogil=True, cache=True)
 def alike(unit, codes, i, j, words, most_apart, least):
     """Whether two rows are alike; those whose codes are too far apart are not looked at."""
@@ -296,9 +308,14 @@ def alike(unit, codes, i, j, words, most_apart, least):
 @njit(nogil=True, cache=True, parallel=True)
 def count_runs(unit, codes, keys, widest, words, most_apart, least):
     """int64[n]: the rows that each is like of the next `widest` of the same code. keys: code << 32 | row, ascending."""
-    n = len(keys)
+    n, row = len(keys), codes.shape[1]
     counts = np.zeros(n, np.int64)
+    memory = codes.ravel()
     for a in prange(n):
+        if a + AHEAD < n:
+            soon = (keys[a + AHEAD] & LOW) * row
+            prefetch(memory, soon)
+            prefetch(memory, soon + words - 1)
         found = 0
         for b in range(a + 1, min(n, a + 1 + widest)):
             if keys[b] >> 32 != keys[a] >> 32:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from kernels.prefetch import prefetch
 from kernels.profile.edges import LANES
-from kernels.profile.prefetch import prefetch
 
 COUNTERS = 4
 AHEAD = 2048  # values: while one block is counted, the next one is fetched
