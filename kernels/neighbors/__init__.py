@@ -97,7 +97,7 @@ def similar_pairs(signatures, least: float, *, limit: int = 1_000_000) -> Pairs:
     kept = min(found, limit)
     pairs = Pairs(np.empty(kept, np.int32), np.empty(kept, np.int32), np.empty(kept, np.float32), found)
     if kept:
-        cpu.write_pairs(unit, there, blocks, np.float32(least), ends - counts, *pairs[:3])
+        cpu.write_pairs(unit, there, blocks, np.float32(least), counts, ends - counts, *pairs[:3])
     return pairs
 
 

@@ -219,12 +219,12 @@ def count_pairs(unit, there, blocks, least):
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def write_pairs(unit, there, blocks, least, places, first_out, second_out, similarity):
-    """The pairs of row i from places[i] on, as far as there is room."""
+def write_pairs(unit, there, blocks, least, counts, places, first_out, second_out, similarity):
+    """The counts[i] pairs of row i from places[i] on, as far as there is room."""
     n = len(unit)
     room = len(first_out)
     for task in prange((n + ROWS - 1) // ROWS):
-        if places[task * ROWS] >= room:
+        if places[task * ROWS] >= room or not counts[task * ROWS : task * ROWS + ROWS].any():
             continue
         dots = np.empty((ROWS, COLUMNS), np.float32)
         quad = np.minimum(task * ROWS + np.arange(ROWS), n - 1)

@@ -115,7 +115,7 @@ def test_every_kept_pair_is_written_and_nothing_beyond(room):
     blocks, least = cpu.blocks_of(unit), np.float32(0.5)
     counts = cpu.count_pairs(unit, there, blocks, least)
     first, second, similarity = np.full(room, -7, np.int32), np.full(room, -7, np.int32), np.full(room, np.nan, np.float32)
-    cpu.write_pairs(unit, there, blocks, least, np.cumsum(counts) - counts, first, second, similarity)
+    cpu.write_pairs(unit, there, blocks, least, counts, np.cumsum(counts) - counts, first, second, similarity)
     kept = min(room, int(counts.sum()))
     expected = similar_pairs(unit, 0.5, limit=kept)
     for got, want, poison in zip((first, second, similarity), expected[:3], (-7, -7, np.nan), strict=True):
