@@ -41,6 +41,15 @@ def within_groups(column: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return scores - (np.bincount(of_row, scores) / np.maximum(rows, 1))[of_row]
 
 
+def taking_turns(groups: np.ndarray) -> np.ndarray:
+    """int64: rows of which none is of the group of the one before it, the first of each run of a group.
+
+    >>> taking_turns(np.array([3, 3, 5, 3, 3])).tolist()
+    [0, 2, 3]
+    """
+    return np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
+
+
 def memory(scores: np.ndarray) -> float:
     """As `memories`, of one column of scores."""
     n, most = len(scores), 1.0

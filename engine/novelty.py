@@ -13,24 +13,25 @@ plain average and so an e-value too. The plain one is the largest feature's alon
 feature that differs a little from all the traffic; near the geometric mean, several that differ count more.
 
 Queries that follow each other may be alike: what a query and the reference are worth in independent ones is measured
-(`engine.dependence`). p-values are raised as for a reference of so many fewer, bets grow by so much less, and a feature whose memory leaves
-the reference under 20 queries is silent. How large the evidence becomes for benign windows of n queries is learned by half-sampling:
-windows drawn from the whole reference in stretches of time, compared with a random half of its stretches, which differs from the whole as
-the whole does from all benign queries (McCarthy 1969). When the reference has several principals, each is compared with the others as well:
-real people differ more than draws from one pool.
+(`engine.dependence`; of principals that are compared with each other, see below, only what goes on from one to the next, as they show their
+own). p-values are raised as for a reference of so many fewer, bets grow by so much less, and a feature whose memory leaves the reference
+under 20 queries is silent. How large the evidence becomes for benign windows of n queries is learned by half-sampling: windows drawn
+from the whole reference in stretches of time, compared with a random half of its stretches, which differs from the whole as the whole does
+from all benign queries (McCarthy 1969). When the reference has several principals, each is compared with the others as well: real people
+differ more than draws from one pool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy import special
 from scipy.special import logsumexp
 
-from engine.dependence import memories
+from engine.dependence import memories, taking_turns
 from kernels import tailcounts
 
 BINS = 16
@@ -132,13 +133,14 @@ def fit(values: np.ndarray, groups: np.ndarray, seed: int = 0, splits: int = 100
         scores = np.stack([quantile_grid(column) for column in values.T])
     normal = normal_scores(values, scores)
     mean = normal.mean(0)
-    memory = memories(values, groups)
+    turns = taking_turns(groups) if len(compared(groups)) else np.arange(len(groups))
+    memory = memories(values[turns], groups[turns])
     weight = np.where(worth(values, memory) > 0, 1 / np.sqrt(memory), 0.0)
     weight[len(weight) - alone :] = 0
     covariance = np.cov((normal * weight).T).reshape(len(mean), -1)
     precision = weight[:, None] * np.linalg.inv(covariance + 0.1 * np.eye(len(mean))) * weight
     combined = with_combination(values, scores, mean, precision)
-    memory = np.append(memory, memories(combined[:, -1:], groups))
+    memory = np.append(memory, memories(combined[turns, -1:], groups[turns]))
     null = learn_null(combined, memory, groups, np.random.default_rng(seed), splits)
     has = worth(combined, memory)
     return Novelty(scores, mean, precision, tail_edges(combined, has), bet_table(has, memory), null)
@@ -181,6 +183,7 @@ def with_combination(values: np.ndarray, scores: np.ndarray, mean: np.ndarray, p
     return np.column_stack([values, tailcounts.combine(values, reference(scores, mean, precision, no_edges))])
 
 
+@lru_cache(maxsize=64)
 def raised_p(m: int) -> np.ndarray:
     """float64[m + 1]: the p-value of a value that `r` of m reference values reach, raised to hold with CONFIDENCE (Clopper-Pearson)."""
     r = np.arange(m)
@@ -247,56 +250,67 @@ def log_evidence(counts: np.ndarray, bets: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def learn_null(values: np.ndarray, memory: np.ndarray, groups: np.ndarray, rng: np.random.Generator, splits: int) -> np.ndarray:
-    """float64[windows, 21], as `Novelty.null`: by half-sampling blocks of rows and, with several principals, by leaving each out."""
-    rows = len(values)
-    drawn = [windows(values, memory, rng, half(rng, rows), np.arange(rows)) for _ in range(splits)]
+    """float64[windows, 21], as `Novelty.null`: by half-sampling, of blocks of rows; or, with several principals, of rows, and by leaving
+    each principal out, whichever is more."""
+    rows, names = np.arange(len(values)), compared(groups)
+    if not len(names):
+        drawn = [windows(values, memory, rng, half(rng, BLOCKS, len(rows)), rows, len(rows) // STRETCHES) for _ in range(splits)]
+        return null_of(np.concatenate(drawn, axis=1), LEAST_EXCESS if (memory == 1).all() else 1.0)
+    drawn = [windows(values, memory, rng, half(rng, len(rows), len(rows)), rows, 1) for _ in range(splits)]
+    grouped = [
+        windows(values, memory, rng, np.flatnonzero(groups != name), np.flatnonzero(groups == name), 1)
+        for name in rng.permutation(names)[:splits]
+    ]
+    nulls = [null_of(np.concatenate(parts, axis=1), LEAST_EXCESS) for parts in (drawn, grouped)]
+    return np.maximum(*nulls)
+
+
+def compared(groups: np.ndarray) -> np.ndarray:
+    """The principals that are compared with the others: those with rows enough, and none where there are few of them."""
     names, sizes = np.unique(groups, return_counts=True)
     names = names[sizes >= LEAST_ROWS]
-    if len(names) >= LEAST_GROUPS:
-        grouped = [
-            windows(values, memory, rng, np.flatnonzero(groups != name), np.flatnonzero(groups == name))
-            for name in rng.permutation(names)[:splits]
-        ]
-        null = np.maximum(null_of(np.concatenate(drawn, axis=1)), null_of(np.concatenate(grouped, axis=1)))
-    else:
-        null = null_of(np.concatenate(drawn, axis=1))
-    return null
+    return names if len(names) >= LEAST_GROUPS else names[:0]
 
 
-def half(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """int64: half of the rows, by BLOCKS blocks of rows that follow each other."""
-    blocks = np.array_split(np.arange(rows), BLOCKS)
-    return np.concatenate([blocks[i] for i in rng.permutation(BLOCKS)[: BLOCKS // 2]])
+def half(rng: np.random.Generator, number: int, rows: int) -> np.ndarray:
+    """int64: half of the rows, by so many blocks of rows that follow each other."""
+    order = rng.permutation(number)[: number // 2]
+    if number == rows:
+        return order
+    edges = np.linspace(0, rows, number + 1).astype(np.int64)
+    return np.concatenate([np.arange(edges[i], edges[i + 1]) for i in order])
 
 
-def stretches(rng: np.random.Generator, rows: int, wanted: int) -> np.ndarray:
+def stretches(rng: np.random.Generator, rows: int, wanted: int, longest: int) -> np.ndarray:
     """int64[rows]: how often each row is drawn, in stretches of rows that follow each other (a moving block bootstrap, Kuensch 1989): what
     lasts for a while shows in a short window as it does in traffic, and independent rows are drawn as if one by one."""
-    length = min(wanted, max(1, rows // STRETCHES))
+    length = min(wanted, max(1, longest))
     start = rng.integers(0, rows, -(-wanted // length))
     at = (start[:, None] + np.arange(length)).ravel()[:wanted] % rows
     return np.bincount(at, minlength=rows)
 
 
-def windows(values: np.ndarray, memory: np.ndarray, rng: np.random.Generator, known: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """float64[windows, 4] log evidence of benign windows of each length, drawn from the rows `others`, and compared with the rows
-    `known`."""
+def windows(
+    values: np.ndarray, memory: np.ndarray, rng: np.random.Generator, known: np.ndarray, others: np.ndarray, longest: int
+) -> np.ndarray:
+    """float64[windows, 4] log evidence of benign windows of each length, drawn from the rows `others` in stretches of at most `longest`,
+    and compared with the rows `known`."""
     has = worth(values, memory)
     bins = binned(values[others], tail_edges(values[known], has))
     cells = np.zeros((*bins.shape, BINS), np.float32)
     present = bins < BINS
     cells[present, bins[present]] = 1
-    weights = [stretches(rng, len(others), rows) for rows in WINDOWS for _ in range(4)]
+    weights = [stretches(rng, len(others), rows, longest) for rows in WINDOWS for _ in range(4)]
     counts = (np.array(weights, np.float32) @ cells.reshape(len(others), -1)).reshape(-1, *bins.shape[1:], BINS)
     return log_evidence(counts, bet_table(has, memory))[0].reshape(len(WINDOWS), -1)
 
 
-def null_of(log_e: np.ndarray) -> np.ndarray:
+def null_of(log_e: np.ndarray, least: float) -> np.ndarray:
     """float64[windows, 21] from log evidence of benign windows [windows, draws]. The mean excess is widened by two standard errors,
-    and is at least LEAST_EXCESS: an e-value exceeds x times any of its quantiles no more often than 1 / x, which is an excess of 1, and a
+    and is at least `least`: an e-value exceeds x times any of its quantiles no more often than 1 / x, which is an excess of 1, and a
     mean of power .1 much less often."""
     quantiles = np.quantile(log_e, QUANTILES, axis=1).T
     above = log_e > quantiles[:, -1:]
     number = np.maximum(1, above.sum(1))
     excess = np.where(above, log_e - quantiles[:, -1:], 0).sum(1) / number * (1 + 2 / np.sqrt(number))
-    return np.column_stack([quantiles, np.maximum(excess, LEAST_EXCESS), np.full(len(log_e), log_e.shape[1])])
+    return np.column_stack([quantiles, np.maximum(excess, least), np.full(len(log_e), log_e.shape[1])])
