@@ -173,8 +173,9 @@ def bounds(successes: np.ndarray, totals: np.ndarray, blocks: Sequence[np.ndarra
     rise = max(upper + WANDER * wander, shifted(mean, floor))
     fall = min(lower - WANDER * wander, shifted(mean, 1 / floor))
     rise, fall = min(rise, 1.0), max(fall, 0.0)
-    apart = max(memory(successes, totals, rise), memory(totals - successes, totals, 1 - fall))
-    unknown = UNKNOWN if min(mean, 1 - mean) * worth < FEW else 1.0
+    apart = max(longest(successes, totals, rise), longest(totals - successes, totals, 1 - fall))
+    events = min(mean, 1 - mean) * worth
+    unknown = max(UNKNOWN, 2 * UNKNOWN / (1 + events / 4)) if events < FEW else 1.0
     return mean, rise, fall, worth, wander, 1 / max(short, long, apart, unknown)
 
 
@@ -194,6 +195,16 @@ def memory(successes: np.ndarray, totals: np.ndarray, null: float) -> float:
             alone = within(float(successes @ np.maximum(successes - 1, 0)), null * float(successes @ np.maximum(totals - 1, 0)))
             return 1.0 if lag == 1 and alone else float(lag * totals.mean())
     return float(LAGS[-1] * totals.mean())
+
+
+def longest(successes: np.ndarray, totals: np.ndarray, null: float) -> float:
+    """An upper bound of the rows after which a success tells nothing of the next, from as many clusters as there were."""
+    apart = memory(successes, totals, null)
+    if apart == 1.0:
+        return apart
+    at = np.cumsum(totals)[successes > 0]
+    clusters = 1 + int((np.diff(at) > apart).sum())
+    return apart * (1 + 4 / np.sqrt(clusters))
 
 
 def within(pairs: float, expected: float) -> bool:

@@ -4,8 +4,8 @@ observe   bins all features of a model by their references' frozen edges, per pa
           is learned)
 merge     adds the panes of all partitions; a window closes when it has 256, 1,024 or 4,096 rows (three windows run side by side)
 judge     G-test of window against reference. Real traffic wanders by itself: how much is learned from blocks of the reference
-          (a between-block variance tau, as in Rao and Scott 1981, and how many degrees of freedom are worth it), and the p-value is
-          that of G / (1 + n tau). An alarm needs
+          (a between-block variance tau, as in Rao and Scott 1981, how many degrees of freedom are worth it, and how sure that is), and
+          the p-value is that of G / (1 + n tau) by an F distribution. An alarm needs
           p < alpha, which follows from the false-alarm budget, and a population stability index over a floor, net of its bias
 
 A reference of two weeks or more is stratified by hour of the week, and a window is compared with what its hours would make of it. With
@@ -42,6 +42,8 @@ from engine.state import ArraySpec, State
 log = logging.getLogger(__name__)
 
 LEARNING_PANES = 8
+DOUBLINGS, LEAST_WORTH = 3, 16
+"""A reference whose rows are worth less than a sixteenth of the rows that were asked for is doubled, up to three times."""
 FITTING_ROWS = 1 << 40
 NUMERIC = (
     "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "max_tokens", "temperature", "top_p", "duration_s", "ttft_s",
@@ -56,7 +58,8 @@ Parts = dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 
 class DriftSettings(Settings):
-    """`reference_rows`: rows of a series that its reference is learned from, where no baseline gives it; `psi_floor`: least effect.
+    """`reference_rows`: rows of a series that its reference is learned from, where no baseline gives it (up to eight times as many, where
+    rows depend on each other); `psi_floor`: least effect.
     `features`: columns to watch besides `feature.*` (default: tokens, parameters, durations, confidence, categories).
     `segments`: columns whose values split a model's traffic into series of their own, at most `max_segments` of a column.
     `hour_of_week`: stratify references of two weeks or more. `max_series`: series learned at most; rows of further ones are counted and
@@ -255,13 +258,20 @@ class Drift:
         if held is not None and held.shape[1] == kept.shape[1]:  # else `segments` was changed: learning begins again
             kept = np.concatenate([held, kept])
         panes, rows = np.unique(kept[:, 0], return_counts=True)
-        enough = np.flatnonzero((np.cumsum(rows) >= self.reference_rows) & (np.arange(1, len(panes) + 1) >= LEARNING_PANES))
-        if not len(enough):
-            state.arrays[name] = kept
-            return None
+        sums, tried = np.cumsum(rows), state.records.setdefault("drift.tried", {})
+        for doubling in range(tried.get(sketch.series, 0), DOUBLINGS + 1):
+            enough = np.flatnonzero((sums >= self.reference_rows << doubling) & (np.arange(1, len(panes) + 1) >= LEARNING_PANES))
+            if not len(enough):
+                state.arrays[name] = kept
+                return None
+            last = int(panes[enough[0]])
+            reference = self._reference(kept[kept[:, 0] <= last], names[sketch.series])
+            if reference.worth >= self.reference_rows / LEAST_WORTH:
+                break
+            tried[sketch.series] = doubling + 1
         state.arrays.pop(name, None)
-        last = int(panes[enough[0]])
-        reference = self._reference(kept[kept[:, 0] <= last], names.pop(sketch.series, {}))
+        tried.pop(sketch.series, None)
+        del names[sketch.series]
         reference.about = {"source": "stream", "from_us": int(panes[0]) * self.pane_us, "to_us": (last + 1) * self.pane_us}
         self._know(sketch.series, reference)
         state.records.setdefault("drift.references", {})[sketch.series] = reference.record()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.detectors.drift_reference import Reference, table_of
-from engine.detectors.drift_statistics import distances, g_tests, log10_tail
+from engine.detectors.drift_statistics import distances, g_tests, log10_f_tail
 from engine.detectors.drift_windows import SCALES, Tests, Windows, rested
 from engine.finding import Finding, Scores
 
@@ -27,8 +27,9 @@ def finding(
     said = distances(expected, counts, reference.places)
     by_mix = [mix["by"] for mix in mixes if mix["explains"]]
     evidence: dict[str, Any] = {
-        "statistic": "G", "g": float(tests.g[at]), "null": "chi-square, times how much blocks of the reference differ",
-        "degrees_of_freedom": int(tests.df[at]), "shape": reference.shape, "wander": float(tests.wander[at]),
+        "statistic": "G", "g": float(tests.g[at]), "null": "F, G over how much blocks of the reference differ",
+        "degrees_of_freedom": int(tests.df[at]), "shape": reference.shape,
+        "scale_degrees_of_freedom": min(reference.scale_df, 1e9), "wander": float(tests.wander[at]),
         "psi_net": float(tests.psi_net[at]),
         "distances": {k: round(v, 9) for k, v in said.items() if k != "g"}, "psi": said["psi"],
         "window": {"from_us": since_us, "to_us": end_us, "rows": rows},
@@ -63,7 +64,8 @@ def mix(by: str, counts: np.ndarray, expected: np.ndarray, reference: Reference,
     mixed = rested(expected, rows)
     g, df, _ = g_tests(mixed[None], counts[None])[0]
     m = mixed.sum()
-    p_within = float(10 ** log10_tail(g / (1 + reference.tau * m * rows / (m + rows)) * reference.shape, df * reference.shape))
+    wander = max(1 + reference.tau * m * rows / (m + rows), reference.least_wander)
+    p_within = float(10 ** log10_f_tail(g / wander / df, df * reference.shape, np.array(reference.scale_df)))
     p, e, q = (c / max(1.0, c.sum()) for c in (reference.counts, mixed, counts))
     return {
         "by": by, "mix_total_variation": round(float(np.abs(e - p).sum() / 2), 6),

@@ -25,6 +25,10 @@ HOURS = 168
 HOUR_US = 3_600_000_000
 SEASONAL_US = (2 * HOURS - 1) * HOUR_US
 """A reference that covers two weeks (its last hour may be cut short) is stratified by hour of the week (UTC, from Thursday 0:00)."""
+FEW_EVENTS, UNKNOWN = 8, 8.0
+MEMORY_ROWS = (64, 128, 256)
+"""Rows of the blocks in which memory is looked for."""
+LEARNED = ("tau", "shape", "worth", "events")
 SHRUNK_BY = 64
 """Rows of the whole reference that are added to a stratum's own, so that a thin one does not claim to know its distribution."""
 
@@ -40,7 +44,8 @@ class Reference:
     """`exact`: each bin is one value (a category, or a number that takes few values); else the bins lie between quantiles.
 
     `points`: float64, ascending: the values, or the edges. `counts`: int64[35]. `tau`: variance between blocks of the reference, per
-    degree of freedom and row, beyond what chance explains. `shape`: see `wandering`. `names`: what a category's code stands for.
+    degree of freedom and row, beyond what chance explains. `shape`, `worth`, `events`: see `wandering`. `names`: what a category's code
+    stands for.
     `hours`: int64[168, 35] counts by hour of the week, where they are known; `parts`: references by segment (`region=eu`), of the same
     points. `about`: what it was made from.
     """
@@ -54,6 +59,18 @@ class Reference:
     parts: dict[str, Reference] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     shape: float = 1.0
+    worth: float = np.inf
+    events: float = np.inf
+
+    @property
+    def scale_df(self) -> float:
+        """Degrees of freedom of what the reference says of its own wandering: independent rows by 8, and no more than it has events."""
+        return max(1.0, min(self.worth / 8, self.events))
+
+    @property
+    def least_wander(self) -> float:
+        """Of so few independent events nobody can say whether they come in clusters: a row then counts an eighth."""
+        return UNKNOWN if self.events < FEW_EVENTS else 1.0
 
     @cached_property
     def edges(self) -> profile.Edges:
@@ -148,13 +165,13 @@ class Reference:
         """Plain data, for checkpoints and baselines."""
         out: dict[str, Any] = {
             "exact": self.exact, "points": self.points.tolist(), "counts": self.counts.tolist(), "tau": self.tau, "names": self.names,
-            "shape": self.shape,
+            "shape": self.shape, "worth": min(self.worth, float(self.counts.sum())), "events": min(self.events, float(self.counts.sum())),
         }  # fmt: skip
         if self.hours is not None:
             out["hours"] = self.hours.tolist()
         if self.parts:
             out["parts"] = {
-                name: {"counts": part.counts.tolist(), "tau": part.tau, "shape": part.shape} for name, part in self.parts.items()
+                name: {"counts": part.counts.tolist()} | {f: getattr(part, f) for f in LEARNED} for name, part in self.parts.items()
             }
         if self.about:
             out["about"] = self.about
@@ -165,12 +182,13 @@ class Reference:
         """The reverse of `record`."""
         exact, points, names = record["exact"], np.array(record["points"], np.float64), record["names"]
         parts = {
-            name: cls(exact, points, np.array(part["counts"], np.int64), part["tau"], names, shape=part.get("shape", 1.0))
+            name: cls(exact, points, np.array(part["counts"], np.int64), names=names, **{f: part[f] for f in LEARNED if f in part})
             for name, part in record.get("parts", {}).items()
         }
         hours = np.array(record["hours"], np.int64) if "hours" in record else None
         counts = np.array(record["counts"], np.int64)
-        return cls(exact, points, counts, record["tau"], names, hours, parts, record.get("about", {}), record.get("shape", 1.0))
+        learned = {f: record[f] for f in LEARNED if f in record}
+        return cls(exact, points, counts, names=names, hours=hours, parts=parts, about=record.get("about", {}), **learned)
 
 
 @njit(nogil=True, cache=True)
@@ -218,13 +236,22 @@ def learn(
         reference.hours = np.zeros((HOURS, BINS), np.int64)
         np.add.at(reference.hours, hour, of_pane)
         expected = of_pane.sum(axis=1, keepdims=True) * reference.by_hour[hour, :BINS]
-        reference.tau, reference.shape = wandering(of_pane, expected)
+        learned = wandering(of_pane, expected)
     else:
-        reference.tau, reference.shape = wandering(of_pane)
+        learned = wandering(of_pane)
+    reference.tau, reference.shape, reference.worth, reference.events = learned
     for name, mine in (segments or {}).items():
         histograms = by_pane(reference, values[mine], blocks[mine])
-        tau, shape = wandering(histograms)
-        part = Reference(exact, reference.points, histograms.sum(axis=0), max(reference.tau, tau), shape=min(reference.shape, shape))
+        tau, shape, worth, events = wandering(histograms)
+        part = Reference(
+            exact,
+            reference.points,
+            histograms.sum(axis=0),
+            max(reference.tau, tau),
+            shape=min(reference.shape, shape),
+            worth=worth,
+            events=events,
+        )
         reference.parts[name] = part
     return reference
 
@@ -238,35 +265,70 @@ def by_pane(reference: Reference, values: np.ndarray, blocks: np.ndarray) -> np.
     return counts
 
 
-def wandering(of_pane: np.ndarray, expected: np.ndarray | None = None) -> tuple[float, float]:
-    """(tau, shape) of a reference, from histograms of its panes in their order; `expected`: float64, the same as the hours of the panes
-    would have it (None: as the rest of the blocks has it).
+def wandering(of_pane: np.ndarray, expected: np.ndarray | None = None) -> tuple[float, float, float, float]:
+    """(tau, shape, worth, events) of a reference, from histograms of its panes in their order; `expected`: float64, the same as the hours
+    of the panes would have it (None: as the rest of the blocks has it).
 
-    tau: as `learn` describes it, from blocks of 256 rows. shape: rows that depend on each other are fewer than they seem, and the bins'
-    deviations are of one piece, so G has a longer tail than its chi-square. Two moments give the chi-square that it has (Satterthwaite
-    1946): its degrees of freedom are this share of the nominal ones, from blocks of 128 rows, two standard errors on the careful side.
+    Rows that depend on each other are fewer than they seem, and the bins' deviations are of one piece, so G has a larger scale and a longer
+    tail than its chi-square. tau: as `learn` describes it, from blocks of 256 rows. shape: the degrees of freedom that G has, as a share
+    of the nominal ones, by the first two moments of its eigenvalues (Satterthwaite 1946); the second one's comes from inner products of
+    different blocks, which do not contain a block's own noise. worth: independent rows; the mean eigenvalue, weighted by itself, is the
+    number of rows that are worth one. All by blocks of 64, 128 and 256 rows, whichever says worst: memory shows in those that are
+    longer than it, and long blocks are few. events: independent rows that are not in the commonest bin.
     """
     g, df, weight = between_blocks(of_pane, expected, BLOCK_ROWS)
-    tau, shape = 0.0, 1.0
+    tau, shape, apart, inflation, rows = 0.0, 1.0, 1.0, 1.0, float(of_pane.sum())
+    for least in MEMORY_ROWS:
+        mean, second, nominal = eigenvalues(of_pane, expected, least)
+        if nominal and mean > 0:
+            inflation, shape = max(inflation, mean), min(shape, max(mean**2 / max(second, 1e-9), 1 / nominal))
+            apart = max(apart, second / mean, mean)
+    worth, counts = rows / apart, of_pane.sum(axis=0)
+    events = float(counts.sum() - counts.max(initial=0)) / inflation
     if len(g) >= 2:
         ratio = float((g / df).mean()) * (1 + np.sqrt(2 / df.sum()))
-        tau = max(0.0, (ratio - 1) / float(weight.mean()))
-    g, df, weight = between_blocks(of_pane, expected, BLOCK_ROWS // 2)
-    if len(g) >= 4:
-        scaled = g / (1 + tau * weight)
-        spread = scaled.var(ddof=1) / max(1e-9, scaled.mean()) ** 2 * (1 + 2 * np.sqrt(2 / len(g)))
-        shape = float(min(1.0, 2 / max(1e-9, spread) / df.mean()))
-    return tau, shape
+        spread = inflation * (1 + np.sqrt(2 / (max(1.0, worth / 8) * float(df.mean()) * shape))) if inflation > 1 else 1.0
+        tau = max(0.0, (max(ratio, spread) - 1) / float(weight.mean()))
+    return tau, float(shape), worth, events
 
 
-def between_blocks(of_pane: np.ndarray, expected: np.ndarray | None, least: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(G, degrees of freedom, n m / (n + m)) of each block of at least so many rows against what is expected of it, float64[B]."""
+def eigenvalues(of_pane: np.ndarray, expected: np.ndarray | None, least: int) -> tuple[float, float, int]:
+    """(mean, mean square, number) of the eigenvalues of the blocks' covariance, in units of what it would be for independent rows."""
+    cuts = cuts_of(of_pane, least)
+    if len(cuts) < 5:
+        return 1.0, 1.0, 0
+    blocks = np.add.reduceat(of_pane[: cuts[-1]], cuts[:-1]).astype(np.float64)
+    n, k = blocks.sum(axis=1, keepdims=True), len(blocks)
+    share = blocks.sum(axis=0, keepdims=True) / max(1.0, blocks.sum())
+    if expected is not None:
+        share = np.add.reduceat(expected[: cuts[-1]], cuts[:-1]) / n
+    used = blocks.any(axis=0)
+    number = int(used.sum()) - 1
+    if number < 1:
+        return 1.0, 1.0, 0
+    usual = np.maximum((n * share)[:, used], 1e-9)
+    away = (blocks[:, used] - usual) / np.sqrt(usual)
+    gram = away @ away.T
+    first = float(np.trace(gram)) / (k - 1)
+    other = gram[~np.eye(k, dtype=np.bool_)]  # about -first / k each: the blocks' deviations add up to nothing
+    second = float(other.var()) * (k / (k - 1)) ** 2
+    return first / number, second / number, number
+
+
+def cuts_of(of_pane: np.ndarray, least: int) -> list[int]:
+    """Where blocks of consecutive panes of at least so many rows begin and end; what is left over is in none."""
     cuts, held = [0], 0
     for i, rows in enumerate(of_pane.sum(axis=1).tolist()):
         held += rows
         if held >= least:
             cuts.append(i + 1)
             held = 0
+    return cuts
+
+
+def between_blocks(of_pane: np.ndarray, expected: np.ndarray | None, least: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(G, degrees of freedom, n m / (n + m)) of each block of at least so many rows against what is expected of it, float64[B]."""
+    cuts = cuts_of(of_pane, least)
     if len(cuts) < 3:
         return np.empty(0), np.empty(0), np.empty(0)
     histograms = np.add.reduceat(of_pane[: cuts[-1]], cuts[:-1]).astype(np.float64)

@@ -53,6 +53,17 @@ def log10_tail(x: np.ndarray, df: np.ndarray) -> np.ndarray:
         return np.where(tail > 1e-300, np.log(tail), far) / np.log(10)
 
 
+def log10_f_tail(x: np.ndarray, df: np.ndarray, scale_df: np.ndarray) -> np.ndarray:
+    """log10 P(F >= x) of a ratio of chi-squares by their degrees of freedom; by the first terms of the beta function's series where the
+    tail itself is zero in float64."""
+    x, df, scale_df = (np.asarray(v, np.float64) for v in (x, df, scale_df))
+    tail = special.fdtrc(df, scale_df, x)
+    a, b, y = scale_df / 2, df / 2, scale_df / (scale_df + df * x)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        far = a * np.log(y) + b * np.log1p(-y) - np.log(a) - special.betaln(a, b) + np.log1p((a + b) / (a + 1) * y)
+        return np.where(tail > 1e-300, np.log(tail), far) / np.log(10)
+
+
 def filled(counts: np.ndarray) -> np.ndarray:
     """Shares, none of them zero: an empty bin has 0.0001, or a millionth of the smallest share if that is not greater (Evidently's way)."""
     share = counts / max(1.0, counts.sum())

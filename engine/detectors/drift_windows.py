@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from engine.detectors.drift_reference import BINS, Reference
-from engine.detectors.drift_statistics import g_tests, log10_tail
+from engine.detectors.drift_statistics import g_tests, log10_f_tail
 
 SCALES = (256, 1024, 4096)
 
@@ -117,10 +117,12 @@ def rested(expected: np.ndarray, rows: float) -> np.ndarray:
 
 
 def judged(windows: Windows, references: Mapping[str, Reference]) -> Tests:
-    """G-tests of windows against what is expected of them, the p-value corrected for how much the series wanders, and depends on
-    itself."""
-    tau, shape = np.array([(references[name].tau, references[name].shape) for name in windows.names]).T[:, windows.series]
+    """G-tests of windows against what is expected of them: p-values of an F distribution, for how much the series wanders, and depends on
+    itself, is an estimate too."""
+    known = [references[name] for name in windows.names]
+    learned = np.array([(r.tau, r.shape, r.scale_df, r.least_wander) for r in known])
+    tau, shape, scale_df, least = learned.T[:, windows.series]
     g, df, psi = g_tests(windows.expected, windows.counts).T
     m, n = windows.expected.sum(axis=1), windows.counts.sum(axis=1)
-    wander = 1 + tau * m * n / (m + n)
-    return Tests(log10_tail(g / wander * shape, df * shape), g, df, wander, psi - df * (1 / n + 1 / m) - df * tau)
+    wander = np.maximum(1 + tau * m * n / (m + n), least)
+    return Tests(log10_f_tail(g / wander / df, df * shape, scale_df), g, df, wander, psi - df * (1 / n + 1 / m) - df * tau)

@@ -13,7 +13,7 @@ from scipy.spatial import distance
 
 from benchmarks.peers.ours import distances_differ
 from engine.detectors.drift_reference import learn
-from engine.detectors.drift_statistics import distances, filled, g_tests, log10_tail
+from engine.detectors.drift_statistics import distances, filled, g_tests, log10_f_tail, log10_tail
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=2, max_size=35).filter(
@@ -89,3 +89,16 @@ def test_evidently_says_the_same():
     code = "import json; from benchmarks.peers import run; print(json.dumps(run.evidently_distances()))"
     done = subprocess.run([python, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert distances_differ(json.loads(done.stdout)) < 1e-6
+
+
+def test_the_tail_of_f_is_scipy_s_and_goes_on_beyond_float64():
+    df, scale_df, x = (a.ravel() for a in np.meshgrid([0.5, 3.0, 33.0], [1.0, 20.0, 250.0], [0.5, 2.0, 30.0, 1e4]))
+    with np.errstate(divide="ignore"):
+        known = np.log10(stats.f.sf(x, df, scale_df))
+    near = known > -300
+    assert np.allclose(log10_f_tail(x, df, scale_df)[near], known[near], rtol=1e-6) and near.sum() > 30
+    across = np.geomspace(500, 10_000, 200)  # float64 ends amid these
+    tail = log10_f_tail(across, np.full(200, 33.0), np.full(200, 250.0))
+    assert tail[0] > -300 > tail[-1] and np.isfinite(tail).all()
+    steps = np.diff(tail)
+    assert (steps < 0).all() and np.abs(np.diff(steps)).max() < 0.01  # and nothing jumps there
