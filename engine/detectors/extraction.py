@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from engine import samples
 from engine.alerts import Severity
 from engine.batch import Batch
 from engine.detectors.extraction_views import POINT_DIMS, RECENT_ROWS, RECENT_TEXTS, VIEWS, View, fit_learned, learn, reference_of
@@ -38,8 +39,10 @@ TABLE = "extraction.principal"
 HALVES = np.array([64, 256, 1024])
 HORIZON = 2048
 EVERY = 25
-SAMPLES, UNUSUAL = 8, 6
-"""Rows that a finding names, of those with a feature in the most extreme 5 % of the reference."""
+UNUSUAL = 6
+"""A finding names rows with a feature in the most extreme 5 % of the reference."""
+ROW_BITS, ROW_MASK = 20, (1 << 20) - 1
+"""Of a row's place, for its number in its record."""
 STEPS = np.array([25, 75, 250])
 """Queries between looks at each window."""
 FITTING_ROWS = 50_000
@@ -100,7 +103,7 @@ class Extraction:
                 ArraySpec(f"extraction.{view.name}.tested_us", "int64", (TABLE,)),
                 ArraySpec(f"extraction.{view.name}.log10_p", "float64", (TABLE,), np.nan),
                 ArraySpec(f"extraction.{view.name}.since_us", "int64", (TABLE, len(HALVES), 2)),
-                ArraySpec(f"extraction.{view.name}.samples", "int64", (TABLE, SAMPLES + 1)),
+                ArraySpec(f"extraction.{view.name}.samples", "int64", (TABLE, samples.SHOWN + 1)),
                 ArraySpec(f"extraction.{view.name}.counts", "int16", (TABLE, len(HALVES), 2, 2, len(view.features) + 1, BINS)),
             )
         ]
@@ -146,7 +149,8 @@ class Extraction:
         state[f"{prefix}.tested_us"][slot[opening]] = time_us[opening]  # of rows with one slot, the first
         windows = tailcounts.Windows(queries, *(state[f"{prefix}.{part}"] for part in ("counts", "since_us", "samples")))
         rule = tailcounts.Rule(HALVES, STEPS, novelty.bets, POWER, UNUSUAL)
-        due = tailcounts.fold(slot, bins, time_us, batch.offsets[index], windows, rule)
+        places = batch.offsets[index] << ROW_BITS | np.minimum(batch.record_rows[index], ROW_MASK)
+        due = tailcounts.fold(slot, bins, time_us, places, windows, rule)
         if not len(due.row):
             return
         at, when = slot[due.row], time_us[due.row]
@@ -270,22 +274,23 @@ def evidence(said: Judged, i: int, window: int) -> dict[str, Any]:
     names = (*said.view.features, "combination")
     order = np.argsort(-of_feature, kind="stable")[:5].tolist()
     features, histograms = zip(*(of_tail(names[f], float(of_feature[f]), counts[:, f]) for f in order), strict=True)
-    samples = [{"partition": said.partition, "offset": offset} for offset in sorted(set(due.samples[i].tolist()) - {-1})]
+    places = sorted(set(due.samples[i].tolist()) - {-1}, reverse=True)
     return {
         "view": said.view.name,
         "statistic": f"mean of power {POWER:g} over features of e-values of bets on their tails",
         "null": f"windows of {int(due.told[i, window])} queries as the reference's principals and stretches of time send them",
         "queries": int(said.queries[i]),
         "queries_per_minute": round(EVERY * 60e6 / max(1, int(said.time_us[i] - said.since_us[i])), 2),
-        "window": {"from_us": int(due.since_us[i, window]), "to_us": int(said.time_us[i]), "queries": int(due.length[i, window])},
+        "window": {"from_us": int(due.since_us[i, window]), "to_us": int(said.time_us[i]), "rows": int(due.length[i, window])},
         "windows": [
             {"queries": int(due.length[i, w]), "log_e": round(float(due.log_e[i, w]), 2), "log10_p": round(float(said.log10_p[i, w]), 2)}
             for w in np.flatnonzero(said.looked[i]).tolist()
         ],
         "features": list(features),
-        **{f"histogram_{f['feature']}": h for f, h in zip(features[:3], histograms[:3], strict=True)},
+        "histogram": histograms[0],
+        **{f"histogram_{f['feature']}": h for f, h in zip(features[1:3], histograms[1:3], strict=True)},
         "share_at_least": round(max(f["observed"] - f["expected"] for f in features), 3),
-        "samples": samples,
+        "samples": [samples.place(said.partition, p >> ROW_BITS, p & ROW_MASK) for p in places],
     }
 
 
@@ -299,7 +304,7 @@ def of_tail(name: str, log_e: float, counts: np.ndarray) -> tuple[dict[str, Any]
     tail, bin_ = np.unravel_index(int(np.argmax(np.where(above > expected, gain, 0))), gain.shape)
     share = -np.diff(expected, append=0.0)
     histogram = [
-        {"p_at_most": f"{expected[b]:.2g}", "reference": round(float(rows * share[b]), 1), "window": int(counts[tail, b])}
+        {"bin": f"p <= {expected[b]:.2g}", "reference": round(float(rows * share[b]), 1), "window": int(counts[tail, b])}
         for b in range(BINS)
     ]
     return {

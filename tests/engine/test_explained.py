@@ -21,6 +21,7 @@ from tests.engine import (
     test_campaign,
     test_drift,
     test_drift_embeddings,
+    test_extraction,
     test_grounding,
     test_performance,
     test_poisoning,
@@ -99,10 +100,22 @@ def poisoning(cut=400, partitions=1):
     return test_poisoning.run(rows, cut, partitions)[0]
 
 
+@cache
+def extraction_rows():
+    return [("ref", test_extraction.benign()) for _ in range(600)] + test_extraction.mixed("eve", 200, 0.5)
+
+
+def extraction(cut=300, partitions=1):
+    rows = extraction_rows()
+    made, state = test_extraction.detector(reference_rows=600)
+    batches = [test_extraction.prompts(rows[i : i + cut], i) for i in range(0, len(rows), cut)]
+    return Lifecycle(State()).apply(test_extraction.run(made, state, *batches)[1], "inference", 0)
+
+
 SURE = {"drift": "p_value", "drift_embeddings": "p_value", "performance": "p_value", "rates": "e_value", "grounding": "e_value",
-        "quality": "e_value", "campaign": "p_value", "probing": "e_value", "poisoning": ""}  # fmt: skip
+        "quality": "e_value", "campaign": "p_value", "probing": "e_value", "poisoning": "", "extraction": "p_value"}  # fmt: skip
 """What says how sure a finding is; poisoning's labels have an e-value, its other signals a p-value."""
-MAKE = {f.__name__: f for f in (drift, drift_embeddings, performance, rates, grounding, quality, campaign, probing, poisoning)}
+MAKE = {f.__name__: f for f in (drift, drift_embeddings, performance, rates, grounding, quality, campaign, probing, poisoning, extraction)}
 
 
 @cache
@@ -210,3 +223,10 @@ def test_the_ring_keeps_the_last_rows_whatever_the_cut():
             samples.note(state, "x", one, np.arange(len(one)), slots[one.offsets % 3])
         told.append([samples.noted(state, "x", int(s), one, np.empty(0, np.int64)) for s in slots])
     assert told[0] == told[1] == told[2] and [p["offset"] for p in told[0][0]] == list(range(39, 15, -3))
+
+
+def test_samples_of_extraction_are_queries_of_the_principal():
+    alert = told("extraction")[0]
+    assert alert["key"] == "eve" and alert["evidence"]["features"][0]["log_e"] > 0
+    assert all(600 <= p["offset"] < 800 and p["partition"] == "" for p in alert["evidence"]["samples"])
+    assert sum(row["window"] for row in alert["evidence"]["histogram"]) <= alert["evidence"]["queries"]
