@@ -177,6 +177,8 @@ class Extraction:
         for said in due:
             spent = np.where(said.looked, said.log10_p, 0.0) + np.log10(len(STEPS) * HORIZON / STEPS)
             of_views.append(spent.min(1))
+        if len(due) == 1:
+            return [(due[0], of_views[0], self._alone(due[0], of_views[0], state))]
         combined = [np.empty(len(p)) for p in of_views]
         order = sorted((int(row), v, i) for v, said in enumerate(due) for i, row in enumerate(said.row))
         held = [state[f"extraction.{view.name}.log10_p"] for view in VIEWS]
@@ -187,14 +189,21 @@ class Extraction:
             combined[v][i] = min(latest) + np.log10(len(latest))
         return list(zip(due, of_views, combined, strict=True))
 
+    def _alone(self, said: Judged, of_view: np.ndarray, state: State) -> np.ndarray:
+        """As `_combined`, where only one view came due: what the others said last is what they said before the batch."""
+        others = [state[f"extraction.{view.name}.log10_p"][said.slot] for view in VIEWS if view is not said.view]
+        latest = np.stack([of_view, *others])
+        state[f"extraction.{said.view.name}.log10_p"][said.slot] = of_view  # of rows with one slot, the last
+        return np.asarray(np.fmin.reduce(latest) + np.log10(np.count_nonzero(~np.isnan(latest), axis=0)))
+
     def _judge_view(self, said: Judged, of_view: np.ndarray, combined: np.ndarray, state: State, judgement: Judgement) -> None:
         keys = state.table(TABLE).keys
-        covers = (np.maximum(1, said.time_us - said.since_us) * (HORIZON / EVERY)).tolist()
-        threshold = -np.log10([self.budget.alpha(self.name, us, live) for us, live in zip(covers, said.live.tolist(), strict=True)])
-        allowed = np.array([any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in said.slot.tolist()])
+        covers = np.maximum(1, said.time_us - said.since_us) * (HORIZON / EVERY)
+        threshold = -np.log10(np.clip(self.budget.alpha(self.name, 1.0) * covers / said.live, MIN_ALPHA, 0.5))
+        names, of_row = np.unique(said.slot, return_inverse=True)
+        allowed = np.array([any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in names.tolist()])[of_row]
         score, part = -combined, -of_view
         alarm = (score > threshold) & ~allowed
-        names, of_row = np.unique(said.slot, return_inverse=True)
         columns = ("inference", [keys[s] for s in names.tolist()], of_row.astype(np.int32), said.time_us)
         judgement.scores += [
             Scores(f"{self.name}.{said.view.name}", *columns, part, threshold, alarm & (part > threshold)),
