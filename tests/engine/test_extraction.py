@@ -206,6 +206,33 @@ def test_iterative_queries_are_found(embedding):
     assert findings[-1].evidence["features"][0]["feature"] in {"nearest", "near_mean", "step", "combination", "mean_distance"}
 
 
+def test_a_sweep_over_an_embedding_endpoint_covers_more_than_people_do():
+    rng = np.random.default_rng(21)
+    made, state = detector(reference_rows=5000)
+    people = [(f"r{i}", v) for i, own in enumerate(rng.normal(0, 0.2, (12, 8))) for v in own + rng.normal(0, 1, (120, 8))]
+    made.observe(vectors(people, embedding=True), state)
+    base = made.fitted([state], State())
+    sweep = [("sweeper", v) for v in rng.uniform(-2.5, 2.5, (300, 8))]
+    person = [("person", v) for v in 0.2 + rng.normal(0, 1, (300, 8))]
+    _, findings = run(*detector(base), vectors(sweep, 0, True), vectors(person, 300, True))
+    assert {f.key for f in findings} == {"sweeper"}
+    assert {f["feature"]: f["tail"] for f in findings[-1].evidence["features"]}["mean_distance"] == "upper"
+
+
+def test_prompts_of_a_template_are_found_by_their_likeness(text_baseline):
+    told = [("eve", f"{sentence()} Explain item {i} of the list, step by step, as for a new colleague of ours.") for i in range(400)]
+    _, findings = run(*detector(text_baseline), prompts(told), prompts(mixed("bob", 400, 0.0), 400))
+    assert {f.key for f in findings} == {"eve"}
+    model = findings[-1].evidence
+    assert model["view"] == "text" and model["histogram"]
+    made, state = detector(text_baseline)
+    made.observe(prompts(told), state)
+    due = state.pending["extraction"][0]
+    log_e = due.novelty.log_evidence(due.due.counts[-1:])[1][0]
+    assert log_e[list(due.view.features).index("near_copy")] > 5
+    assert log_e[list(due.view.features).index("sameness")] > 5
+
+
 def test_vectors_that_are_not_whole_or_of_another_width_are_passed_over():
     base = vector_baseline()
     broken = [("a", [np.nan] + [0.0] * 7)] * 50
