@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kernels.device import cuda_missing
+
 CEILINGS = "ceilings"
 OPS = (
     "profile", "rff", "neighbors", "evidence", "edetector", "cardinality", "mahalanobis", "peers", "textsketch", "transitions",
@@ -178,6 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.worker:
         work_through(chosen.worker, chosen.interpret)
         return 0
+    if not chosen.interpret and (missing := cuda_missing()):
+        print(f"{missing}; --interpret needs none")
+        return 1
     out = os.environ.get("OUT")
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from kernels.rff.cpu import COLUMNS, products
 
 ROWS = 4
 TASK = 64  # rows of a task: a block of the others stays in the L2 cache while they pass by
+LINE = 16  # float32 of a cache line
 CHUNK = 16  # values of a block; few chunks have one that is kept
 ROOM = 192  # candidates beyond k that gather before the k least are told apart
 LANES = 64  # values that LLVM compares at once; what is left over goes one by one
@@ -67,10 +68,21 @@ def blocks_of(rows):
     out = np.zeros(((n + COLUMNS - 1) // COLUMNS, dims, COLUMNS), np.float32)
     for block in prange(len(out)):
         first = block * COLUMNS
-        for j in range(min(COLUMNS, n - first)):
+        for start in range(0, min(COLUMNS, n - first), LINE):
+            part = rows[first + start : min(n, first + start + LINE)]
             for k in range(dims):
-                out[block, k, j] = rows[first + j, k]
+                for j in range(len(part)):
+                    out[block, k, start + j] = part[j, k]
     return out
+
+
+@njit(nogil=True, cache=True)
+def fetch(blocks, block, step, steps):
+    """Fetch a share of a block, while those before it are used."""
+    memory, size = blocks.ravel(), blocks.shape[1] * COLUMNS
+    lines = size // LINE
+    for line in range(lines * step // steps, lines * (step + 1) // steps):
+        prefetch(memory, block * size + line * LINE)
 
 
 @njit(nogil=True, cache=True)
@@ -151,6 +163,7 @@ def search(queries, asked, reservoir, blocks, own, norms, first, stop, distance,
             filled = min(ROWS, len(asked) - at)
             for r in range(ROWS):
                 quad[r] = asked[at + min(r, filled - 1)]
+            fetch(blocks, block + 1, at // ROWS, (len(asked) + ROWS - 1) // ROWS)
             products(queries, quad, blocks[block], inside, width, dots)
             for r in range(filled):
                 a = at + r
@@ -208,6 +221,7 @@ def count_pairs(unit, there, blocks, least):
             for at in range(start, stop, ROWS):
                 for r in range(ROWS):
                     quad[r] = min(at + r, stop - 1)
+                fetch(blocks, first // COLUMNS + 1, (at - start) // ROWS, TASK // ROWS)
                 products(unit, quad, blocks[first // COLUMNS], 0, width, dots)
                 for i in range(at, min(at + ROWS, stop)):
                     if there[i]:

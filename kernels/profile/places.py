@@ -14,6 +14,7 @@ from kernels.profile.edges import LANES
 
 COUNTERS = 4
 AHEAD = 2048  # values: while one block is counted, the next one is fetched
+FETCHED = 16  # values at once: two cache lines of float64, one of float32
 ONE = np.uint32(1)
 
 
@@ -47,14 +48,16 @@ def count_sides(x, cells, edge, ahead, held):
     ahead: of `count_block`.
     """
     h0, h1, h2, h3 = held[0], held[1], held[2], held[3]
-    whole = len(x) // COUNTERS * COUNTERS
-    for i in range(0, whole, COUNTERS):
-        prefetch(ahead, i + AHEAD)
-        a, b, c, d = np.uintp(cells[i]), np.uintp(cells[i + 1]), np.uintp(cells[i + 2]), np.uintp(cells[i + 3])
-        h0[a + a + np.uintp(x[i] < edge[a])] += ONE
-        h1[b + b + np.uintp(x[i + 1] < edge[b])] += ONE
-        h2[c + c + np.uintp(x[i + 2] < edge[c])] += ONE
-        h3[d + d + np.uintp(x[i + 3] < edge[d])] += ONE
+    whole = len(x) // FETCHED * FETCHED
+    for start in range(0, whole, FETCHED):
+        prefetch(ahead, start + AHEAD)
+        prefetch(ahead, start + AHEAD + FETCHED // 2)
+        for i in range(start, start + FETCHED, COUNTERS):
+            a, b, c, d = np.uintp(cells[i]), np.uintp(cells[i + 1]), np.uintp(cells[i + 2]), np.uintp(cells[i + 3])
+            h0[a + a + np.uintp(x[i] < edge[a])] += ONE
+            h1[b + b + np.uintp(x[i + 1] < edge[b])] += ONE
+            h2[c + c + np.uintp(x[i + 2] < edge[c])] += ONE
+            h3[d + d + np.uintp(x[i + 3] < edge[d])] += ONE
     for i in range(whole, len(x)):
         a = np.uintp(cells[i])
         h0[a + a + np.uintp(x[i] < edge[a])] += ONE
@@ -64,13 +67,15 @@ def count_sides(x, cells, edge, ahead, held):
 def count_places(places, n, ahead, held):
     """Add to held uint32[4, >= 3 + bins] the first n places. ahead: of `count_block`."""
     h0, h1, h2, h3 = held[0], held[1], held[2], held[3]
-    whole = n // COUNTERS * COUNTERS
-    for i in range(0, whole, COUNTERS):
-        prefetch(ahead, i + AHEAD)
-        h0[np.uintp(places[i])] += ONE
-        h1[np.uintp(places[i + 1])] += ONE
-        h2[np.uintp(places[i + 2])] += ONE
-        h3[np.uintp(places[i + 3])] += ONE
+    whole = n // FETCHED * FETCHED
+    for start in range(0, whole, FETCHED):
+        prefetch(ahead, start + AHEAD)
+        prefetch(ahead, start + AHEAD + FETCHED // 2)
+        for i in range(start, start + FETCHED, COUNTERS):
+            h0[np.uintp(places[i])] += ONE
+            h1[np.uintp(places[i + 1])] += ONE
+            h2[np.uintp(places[i + 2])] += ONE
+            h3[np.uintp(places[i + 3])] += ONE
     for i in range(whole, n):
         h0[np.uintp(places[i])] += ONE
 
