@@ -24,7 +24,7 @@ def prefetch(typing: Any, array: Any, index: Any):
         place = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
         word = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        function = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
         builder.call(function, [place, *(ir.Constant(word, value) for value in (READ, INTO_L2, DATA))])
         return context.get_dummy_value()
 
