@@ -25,7 +25,7 @@ HOURS = 168
 HOUR_US = 3_600_000_000
 SEASONAL_US = (2 * HOURS - 1) * HOUR_US
 """A reference that covers two weeks (its last hour may be cut short) is stratified by hour of the week (UTC, from Thursday 0:00)."""
-FEW_EVENTS, UNKNOWN = 8, 8.0
+FEW_EVENTS, UNKNOWN, LEAST_SCALE_DF = 8, 8.0, 8.0
 MEMORY_ROWS = (64, 128, 256)
 """Rows of the blocks in which memory is looked for."""
 LEARNED = ("tau", "shape", "worth", "events")
@@ -64,8 +64,10 @@ class Reference:
 
     @property
     def scale_df(self) -> float:
-        """Degrees of freedom of what the reference says of its own wandering: independent rows by 8, and no more than it has events."""
-        return max(1.0, min(self.worth / 8, self.events))
+        """Degrees of freedom of what the reference says of its own wandering: independent rows by 8, more where G has more than 16 degrees
+        of freedom itself; and no more than it has events, if it has any."""
+        own = (np.count_nonzero(self.counts) - 1) * self.shape
+        return max(1.0, min(self.worth / 8 * max(1.0, own / 16), self.events if self.events >= 1 else LEAST_SCALE_DF))
 
     @property
     def least_wander(self) -> float:

@@ -174,3 +174,7 @@ def test_a_new_value_needs_more_rows_where_the_reference_has_one_value_only():
     assert (reference.events, reference.least_wander) == (0, 8.0)
     rare = np.where(np.arange(2048) % 100 == 0, 1.0, 0.0)
     assert learn(rare, np.arange(2048), seasonal=False).least_wander == 1.0
+    generator = np.random.default_rng(3)
+    kinds = np.where((np.arange(4000) > 3000) & (generator.random(4000) < 0.5), "new", "usual").astype(object)
+    alerts, _ = run({"feature.kind": kinds}, np.arange(4000) * S // 4)
+    assert alerts[0].key == "m/feature.kind" and alerts[0].onset_us < 3600 * S // 4

@@ -170,7 +170,7 @@ def alone():
     for number in range(5):
         reference.feed([r for r in workload.segment(5, number, len(ORIGINS)) if r.stream == "inference"])
     states = reference.states()
-    assert sum("drift" in reference.sink.seen.keys[i] for i in states) > 1
+    assert sum("drift" in reference.sink.seen.keys[i] for i in states) > 0
     return states
 
 
