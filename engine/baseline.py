@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 import yaml
 
-FORMAT = 1
+FORMAT = 2
 DOCUMENT = "baseline.json"
 
 

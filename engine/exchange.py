@@ -86,6 +86,7 @@ class SharedPopulation(Population):
 
     def receive(self, raw: RawBatch) -> list[Reject]:
         """Take in records of the topic; those that are none of ours are returned."""
+        self.changes += 1
         rejects = []
         for i, offset in enumerate(raw.offsets.tolist()):
             try:
@@ -149,6 +150,7 @@ class SharedPopulation(Population):
         before_us = min(active) if active else max((us for us, _ in known), default=NEVER)
         if before_us <= self.merged_us:
             return [], []
+        self.changes += 1
         pane, self.merged_us = before_us // self.pane_us, before_us
         due = [part for s in self.waiting if not (part := s.before(pane)).empty]
         self.waiting = [part for s in self.waiting if not (part := s.since(pane)).empty]

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from engine.checkpoint import CheckpointError, Checkpoints
 from engine.config import Config
@@ -53,6 +54,8 @@ class Handover:
         self.transactional = {n: r.sink for n, r in outbox.routes.items() if isinstance(r.sink, TransactionalKafkaSink)}
         for name, sink in self.transactional.items():
             outbox.routes[name].ticket, sink.transactional_id = self.ticket, partial(self.transactional_id, name)
+        self._saved: dict[str, tuple[tuple[Any, ...], int]] = {}
+        """By owner: what its newest file holds, and its size."""
         self._follow_at = 0.0
         self._shared_place: Partition | None = None
         """The partition of the topic of sketches, while it is ours."""
@@ -67,6 +70,7 @@ class Handover:
         """
         if not partitions:
             return
+        self._saved.clear()  # a file of our own, soon: until there is one, those of former owners count
         if self.checkpoints is not None:
             self.checkpoints.claim([str(p) for p in partitions], self.source.confirm)
         population, self.fell_back = None, False
@@ -174,10 +178,28 @@ class Handover:
         for partition in list(self.workers):
             self.outbox.forget(str(partition))
         self.outbox.forget(POPULATION)
+        self._saved.clear()
         if self.checkpoints is not None:
             self.checkpoints.check()
         self._drop(partitions)
         self.population.restore(None)
+
+    def save_population(self, marks: Mapping[str, Any]) -> int:
+        """The population's checkpoint, where it is ours; bytes."""
+        return 0 if self.place is None else self._save(self.population, population_of([self.place]), POPULATION, str(self.place), marks)
+
+    def save(self, worker: Worker, marks: Mapping[str, Any]) -> int:
+        """A partition's checkpoint; bytes."""
+        return self._save(worker, worker.name, worker.name, worker.name, marks)
+
+    def _save(self, what: Worker | Population, name: str, owner: str, place: str, marks: Mapping[str, Any]) -> int:
+        """Write a file, or leave the one that says the same."""
+        assert self.checkpoints is not None
+        outbox = self.outbox.pending(owner)
+        now = (name, what.changes, what.next_offset, outbox)
+        if (saved := self._saved.get(owner)) is None or saved[0] != now:
+            self._saved[owner] = now, self.checkpoints.save(name, what.snapshot(outbox, marks), place)
+        return self._saved[owner][1]
 
     def _leave_copy(self, partition: Partition) -> None:
         assert self.checkpoints is not None

@@ -44,10 +44,13 @@ class Population:
         self.waited_s = 0.0
         """Time spent waiting for records; an idle partition is one that gave none while we waited, not while we were busy."""
         self.heard: dict[str, float] = {}
+        self.changes = 0
+        """As of a worker."""
         self.restore(snapshot)
 
     def restore(self, snapshot: Snapshot | None) -> None:
         """Go on from a checkpoint; None: from nothing."""
+        self.changes += 1
         self.state = snapshot.state if snapshot else State()
         self.frontiers: dict[str, int] = dict(snapshot.meta["frontiers"]) if snapshot else {}
         for detector in self.detectors.values():
@@ -66,6 +69,7 @@ class Population:
         sketches: list[Sketch] = []
         for worker in workers:
             if before_us > worker.state.closed_us:
+                self.changes += 1
                 merged_to = self.frontiers.get(worker.name, NEVER // 2)
                 sketches += [s.since(-(-merged_to // self.pane_us)) for s in worker.collect(before_us, self.pane_us)]
                 self.frontiers[worker.name] = max(merged_to, before_us)
@@ -73,6 +77,7 @@ class Population:
 
     def judged(self, sketches: Sequence[Sketch], before_us: int) -> tuple[list[Scores], list[Alert]]:
         """Add sketches of panes that are complete, and judge all until `before_us`."""
+        self.changes += 1
         judged = Judgement()
         alerts: list[Alert] = []
         samples.merge([s for s in sketches if s.detector == samples.DETECTOR], self.state)

@@ -24,7 +24,7 @@ from engine.clocks import Clocks
 from engine.config import Config
 from engine.dead_letters import dead_letter
 from engine.finding import Detector, Scores
-from engine.handover import Handover, population_of
+from engine.handover import Handover
 from engine.metrics import Metrics
 from engine.outbox import Outbox
 from engine.population import NAME as POPULATION
@@ -152,7 +152,7 @@ class Engine:
 
         1. nobody else has claimed what is ours (else Fenced: nothing more is written or sent)
         2. the population first: what it has merged it will recognise when a partition is replayed
-        3. each partition: arrays, open alerts, undelivered messages and next offset, in one new file
+        3. each partition: arrays, open alerts, undelivered messages and next offset, in one new file, unless nothing has changed
         4. still nobody has: what was written counts
         5. triggers may leave now: the intent to publish them is on disk
         6. the source's own offsets follow, for dashboards; nothing is read from them
@@ -161,12 +161,8 @@ class Engine:
         if self.checkpoints is not None and (self.workers or self.handover.place):
             try:
                 self.checkpoints.check()
-                marks, size = self.handover.marks(), 0
-                if place := self.handover.place:
-                    population = self.population.snapshot(self.outbox.pending(POPULATION), marks)
-                    size += self.checkpoints.save(population_of([place]), population, str(place))
-                for worker in self.workers.values():
-                    size += self.checkpoints.save(worker.name, worker.snapshot(self.outbox.pending(worker.name), marks))
+                marks = self.handover.marks()
+                size = self.handover.save_population(marks) + sum(self.handover.save(w, marks) for w in self.workers.values())
                 self.checkpoints.check()
             except OSError as error:  # a full disk: the old checkpoint stands, the source keeps what came after it
                 log.error("checkpoint failed, trying again in %s s: %s", self.config.checkpoint.interval_s, error)

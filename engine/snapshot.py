@@ -13,7 +13,7 @@ import orjson
 
 from engine.state import KeyTable, State
 
-FORMAT = 2
+FORMAT = 3
 DIGEST_BYTES = 32
 
 

@@ -46,9 +46,12 @@ class Worker:
         for detector in detectors.values():
             self.state.declare(detector.arrays())
         self.lifecycle = Lifecycle(self.state, config_hash)
+        self.changes = 0
+        """How often anything here may have changed; a checkpoint of the same is not written again."""
 
     def observe(self, batch: Batch) -> None:
         """Fold a batch into the state of every detector of its stream, counters as rates, halves of an inference as one."""
+        self.changes += 1
         whole = pairs.joined(counters.rated(batch, self.state), self.state)
         if whole is not None:
             for detector in self.of_stream(batch.stream):
@@ -56,6 +59,7 @@ class Worker:
 
     def judge(self, stream: str) -> tuple[list[Scores], list[Alert]]:
         """Score rows, and alert versions to publish, of the detectors that judge this partition alone."""
+        self.changes += 1
         now_us = self.state.watermarks.get(stream, NEVER)
         judged = Judgement()
         for detector in self.of_stream(stream):
@@ -76,6 +80,7 @@ class Worker:
 
     def silent(self) -> tuple[list[Scores], list[Alert]]:
         """Score rows and alert versions that say that nothing comes any more; event time stays where it is."""
+        self.changes += 1
         scores: list[Scores] = []
         alerts: list[Alert] = []
         for detector in self._of_silence():
@@ -91,6 +96,7 @@ class Worker:
 
     def collect(self, before_us: int, pane_us: int) -> list[Sketch]:
         """Close the panes that end by `before_us`, and hand over their sketches, and where rows of them stand."""
+        self.changes += 1
         self.state.closed_us = max(self.state.closed_us, before_us)
         sketches = [s for d in self.detectors.values() if of_population(d) for s in as_population(d).collect(self.state, before_us)]
         return sketches + samples.collect(self.state, before_us, pane_us)

@@ -86,3 +86,28 @@ def test_one_damaged_file_changes_nothing(tmp_path, damaged, undisturbed):
     feed(*engine_on(tmp_path, found), rows, 1 << 40)
     assert {k.split(":")[0] for k in undisturbed.seen.keys.values()} == {"drift", "extraction"}
     assert found.seen.states() == undisturbed.seen.states()
+
+
+def test_what_has_not_changed_is_not_written_again(tmp_path):
+    def files() -> set[str]:
+        return {f.name for f in tmp_path.glob("*.ckpt")}
+
+    rows = values()
+    engine, source = engine_on(tmp_path, Collected())
+    feed(engine, source, rows, 400)
+    engine.checkpoint()  # messages are delivered since
+    before = files()
+    engine.judge_population()
+    engine.checkpoint()
+    assert files() == before
+    first = PARTS[0]
+    engine.process(RawBatch.of(first, rows[first][400:401], first_offset=400))
+    engine.checkpoint()
+    assert {f.rsplit(".", 3)[0] for f in files() - before} == {str(first)}
+    again, _ = engine_on(tmp_path, Collected())
+    assert again.workers[first].next_offset == 401
+    before = files()
+    again.checkpoint()  # of its own epoch, though nothing has changed: a former owner's do not count any more
+    assert {f.rsplit(".", 2)[0] for f in files() - before} == {
+        f"{name}.00000002" for name in ("inference-0", "inference-1", "inference-0@population")
+    }
