@@ -62,7 +62,7 @@ def main() -> None:
                 )
                 figures[name] = campaigns.run(options.data, folder, **quick)
             elif name == "poisoning":
-                figures[name] = poisoning.run(options.data, folder, (0,) if options.quick else (0, 1, 2))
+                figures[name] = poisoning.run(options.data, folder, (3,) if options.quick else (3, 4, 5))
             elif options.quick:
                 figures[name] = extraction.llm(options.data, folder, (0,), 200, 40) + extraction.classifier(options.data, folder, (0,))
             else:

@@ -24,6 +24,13 @@ def to_finding(due: Due, threshold: float, quiet_us: int) -> Finding:
         title = f"Near-duplicate flood labelled {label}: {e['copies']} copies from {many} source{'s' if many > 1 else ''}"
         summary = f"{e['copies']} rows within one window are copies of each other, where benign rows give {due.p_value:.1e} such buckets."
         key, subject = f"copies labelled {label}", source
+    elif due.signal == "trigger":
+        labels["label"] = label
+        many = "" if e["distinct_sources"] is None else f" from {e['distinct_sources']} source{'s' if e['distinct_sources'] > 1 else ''}"
+        title = f"A phrase that goes with label {label}: {e['rows_with_it']} rows{many}"
+        summary = f"{e['rows_with_it']} of {due.rows} rows share a word n-gram that {e['rows_in_reference']} of the reference have, "
+        summary += f"{e['with_label']} of them labelled {label} ({sure})."
+        key, subject = f"trigger labelled {label}", ""
     elif due.signal == "signature":
         labels |= {"label": due.key}
         title = f"Rows of class {due.key} share a direction that benign ones do not have"

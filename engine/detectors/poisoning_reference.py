@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from engine.detectors.poisoning_grams import GramNull
+from engine.detectors.poisoning_labels import LabelNull
 from kernels.rff import SCALE
 
 FEATURES = 512
@@ -121,7 +123,7 @@ def class_null(sums: np.ndarray, n: np.ndarray, source: np.ndarray) -> ClassNull
     along = float(np.mean((moved @ mean) ** 2))
     block = np.cumsum(n) * BLOCKS // (n.sum() + 1)
     rho = between(sums, n, source, mean, c1, c2) + between(sums, n, block, mean, c1, c2)
-    top_mean, top_var = simulated(moved)
+    top_mean, top_var = simulated(moved, gram)
     return ClassNull(rows, mean, np.array([c1, c2, c3]), largest, along, rho, top_mean, top_var)
 
 
@@ -156,16 +158,18 @@ def between(sums: np.ndarray, n: np.ndarray, part: np.ndarray, mean: np.ndarray,
     return max(0.0, float((weight * excess).sum()) + 2 * float(error))
 
 
-def simulated(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def simulated(moved: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the largest eigenvalue of the scatter of m sources, m in SOURCES: groups of the reference, `moved` [G, D], drawn
-    with replacement. Single groups stand for sources, since sums of few rows are the farthest from normal."""
+    with replacement; few of them by their inner products `gram` [G, G], all draws at once. Single groups stand for sources, since sums of
+    few rows are the farthest from normal."""
     rng = np.random.default_rng(0)
     moments = []
     for m in SOURCES:
-        top = []
-        for _ in range(SIMULATED if m < 256 else SIMULATED // 4):
-            z = moved[rng.integers(len(moved), size=m)]
-            top.append(leading(z)[0])
+        drawn = rng.integers(len(moved), size=(SIMULATED if m < 256 else SIMULATED // 4, m))
+        if m <= 64:
+            top = np.linalg.eigvalsh(gram[drawn[:, :, None], drawn[:, None, :]])[:, -1].tolist()
+        else:
+            top = [leading(moved[z])[0] for z in drawn]
         moments.append((np.mean(top), np.var(top)))
     out = np.array(moments)
     return out[:, 0], np.maximum(out[:, 1], 1e-12)
@@ -204,55 +208,15 @@ def copies_null(codes: np.ndarray, rows: int) -> CopiesNull:
 
 
 @dataclass(frozen=True)
-class LabelNull:
-    """How often benign sources disagree: `odds` [classes] of a disagreement, and `spread`, the standard deviation of sources' log odds."""
-
-    odds: np.ndarray
-    spread: float
-
-    def log_e(self, counts: np.ndarray) -> float:
-        """log e-value of a source, counts [classes, 2] of (agreed, disagreed): odds several times the fleet's against the fleet's spread.
-
-        A source's own factor is averaged over, under the null by the fleet's spread and under the alternative over factors that are
-        larger, so the ratio is an e-process under sources like the reference's, however long one waits.
-        """
-        theirs = np.linspace(-3.0, 3.0, 25) * self.spread
-        weight = np.exp(-0.5 * np.linspace(-3.0, 3.0, 25) ** 2)
-        larger = np.linspace(2 * self.spread + 0.4, 2 * self.spread + 5.0, 16)
-        null = special.logsumexp(self._log_likelihood(counts, theirs), b=weight / weight.sum())
-        return float(special.logsumexp(self._log_likelihood(counts, larger)) - np.log(len(larger)) - null)
-
-    def _log_likelihood(self, counts: np.ndarray, log_factor: np.ndarray) -> np.ndarray:
-        odds = self.odds * np.exp(log_factor)[:, None]
-        return (counts[:, 1] * np.log(odds / (1 + odds)) - counts[:, 0] * np.log1p(odds)).sum(1)
-
-
-def label_null(counts: np.ndarray) -> LabelNull:
-    """Fit from the reference's sources, counts int [sources, classes, 2] of (agreed, disagreed).
-
-    A class with few rows is drawn towards the fleet's rate; the spread is the likeliest of a grid, wider where the rates are uncertain.
-    """
-    agreed, disagreed = counts.sum(0).T.astype(np.float64)
-    fleet = (disagreed.sum() + 0.5) / (disagreed.sum() + agreed.sum() + 1.0)
-    rate = (disagreed + 20 * fleet) / (agreed + disagreed + 20)
-    odds = rate / (1 - rate)
-    grid = np.array([0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5])
-    nodes = np.linspace(-3.0, 3.0, 25)
-    weight = np.exp(-0.5 * nodes**2) / np.exp(-0.5 * nodes**2).sum()
-    rated = [c for c in counts if c.sum() >= 10]
-    likelihood = [sum(special.logsumexp(LabelNull(odds, s)._log_likelihood(c, nodes * s), b=weight) for c in rated) - 0.5 * s for s in grid]
-    spread = float(grid[int(np.argmax(likelihood))]) if len(rated) >= 5 else 0.5
-    return LabelNull(odds, float(np.sqrt(spread**2 + 1 / (disagreed.sum() + 1))))
-
-
-@dataclass(frozen=True)
 class PoisoningReference:
-    """All of it: classes ("" for all together, and for a class that the reference does not know), copies, labels, known sources."""
+    """All of it: classes ("" for all together, and for a class that the reference does not know), copies, labels, known sources, n-grams
+    (None: too few rows with words)."""
 
     classes: Mapping[str, ClassNull]
     copies: CopiesNull
     labels: LabelNull | None
     sources: frozenset[str]
+    grams: GramNull | None = None
 
     def of(self, label: str) -> ClassNull | None:
         """The class's null, or the whole's."""
@@ -265,7 +229,9 @@ class PoisoningReference:
             "copies": [self.copies.rows, self.copies.share, self.copies.index, dict(self.copies.known)],
             "odds": [] if self.labels is None else self.labels.odds.tolist(),
             "spread": 0.0 if self.labels is None else self.labels.spread,
+            "own": {} if self.labels is None else {f"source {name}": list(own) for name, own in self.labels.own.items()},
             "sources": sorted(self.sources),
+            "grams": {} if self.grams is None else self.grams.record(),
         }
 
     @classmethod
@@ -273,15 +239,24 @@ class PoisoningReference:
         """The reverse of `record`."""
         classes = {name.removeprefix("class "): ClassNull.of(null) for name, null in record["classes"].items()}
         rows, share, index, known = record["copies"]
-        labels = LabelNull(np.array(record["odds"]), record["spread"]) if record["odds"] else None
-        return cls(classes, CopiesNull(int(rows), share, index, known), labels, frozenset(record["sources"]))
+        own = {name.removeprefix("source "): (float(own[0]), float(own[1])) for name, own in record.get("own", {}).items()}
+        labels = LabelNull(np.array(record["odds"]), record["spread"], own) if record["odds"] else None
+        grams = GramNull.of(record["grams"]) if record.get("grams") else None
+        return cls(classes, CopiesNull(int(rows), share, index, known), labels, frozenset(record["sources"]), grams)
 
 
 def fit(
-    sums: np.ndarray, n: np.ndarray, series: np.ndarray, names: Sequence[tuple[str, str]], codes: np.ndarray, labels: np.ndarray
+    sums: np.ndarray,
+    n: np.ndarray,
+    series: np.ndarray,
+    names: Sequence[tuple[str, str]],
+    codes: np.ndarray,
+    labels: LabelNull | None,
+    known: frozenset[str],
+    grams: GramNull | None,
 ) -> PoisoningReference:
-    """From groups in the order of their panes (sums [G, D], n [G], series [G] into `names` of (source, class)), bucket codes in theirs, and
-    counts of labels [sources, classes, 2]."""
+    """From groups in the order of their panes (sums [G, D], n [G], series [G] into `names` of (source, class)), bucket codes in theirs,
+    the nulls of labels and of n-grams, and all sources that had rows."""
     source = np.array([hash_of(names[s][0]) for s in series.tolist()], np.int64)
     of_class: dict[str, list[int]] = {}
     for i, s in enumerate(series.tolist()):
@@ -292,8 +267,7 @@ def fit(
             classes[name] = class_null(sums[index], n[index], source[index])
         except ValueError:
             continue  # too few rows: the whole stands for this class
-    known = frozenset(names[s][0] for s in set(series.tolist()))
-    return PoisoningReference(classes, copies_null(codes, int(n.sum())), label_null(labels) if labels[:, :, 1].sum() >= 5 else None, known)
+    return PoisoningReference(classes, copies_null(codes, int(n.sum())), labels, known, grams)
 
 
 def hash_of(text: str) -> int:

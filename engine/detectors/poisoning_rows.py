@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.batch import Batch
+from engine.detectors.poisoning_grams import text_of
 from engine.detectors.poisoning_reference import FEATURES
 from kernels.rff import frequencies
 from kernels.textsketch import NO_HASH, textsketch
@@ -97,10 +97,3 @@ def crc(text: str | None) -> int:
     import zlib
 
     return zlib.crc32((text or "").encode())
-
-
-def text_of(column: pa.Array) -> pa.Array:
-    """The column as large strings without nulls."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return pc.fill_null(column.cast(pa.large_string()), "")

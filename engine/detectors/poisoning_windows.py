@@ -23,7 +23,8 @@ SCALES = (32, 256, 2048)
 CLASS_ROWS = 2048
 LABELS_EVERY = 16
 LEAST_SOURCES = 4
-TOTALS = "poisoning.totals"
+TOTALS, MEMBERS = "poisoning.totals", "poisoning.members"
+LAST_MEMBERS = 16
 SEPARATOR = "\x1f"
 WIDTH = 1 + FEATURES
 
@@ -53,6 +54,7 @@ class Windows:
     def __init__(self, state: State, reference: PoisoningReference, pane_us: int, least_copies: int):
         self.state, self.reference, self.pane_us, self.least_copies = state, reference, pane_us, least_copies
         self.due: list[Due] = []
+        self.members: dict[str, list[tuple[int, str]]] = {}
 
     @staticmethod
     def arrays() -> Sequence[ArraySpec]:
@@ -68,21 +70,40 @@ class Windows:
             ArraySpec("poisoning.bucket_places", "int64", (BUCKET, samples.SHOWN, 3)),
         )
 
-    def add(self, sketches: Sequence[Sketch]) -> list[Due]:
-        """Fold merged sketches in; the tests that came due."""
-        self._samples(sketches)
-        for sketch in sketches:
+    def add(self, sketches: Sequence[Sketch], pooled: Sequence[Sketch] = ()) -> list[Due]:
+        """Fold merged sketches in, and `pooled` ones, of sources that are judged as one too; the tests that came due."""
+        every = [*sketches, *pooled]
+        self._samples(every)
+        for sketch in every:
             self._start(sketch.series, int(sketch.panes[0]))
         self._classes(sketches)
         self._copies(sketches)
-        for sketch in sketches:
+        for sketch in every:
             self._series(sketch)
         by_source: dict[str, list[Sketch]] = {}
-        for sketch in sketches:
+        for sketch in every:
             by_source.setdefault(sketch.series.split(SEPARATOR, 1)[0], []).append(sketch)
         for source, members in sorted(by_source.items()):
             self._labels(source, members)
         return self.due
+
+    def note_members(self, key: str, pairs: Sequence[tuple[int, str]], last: int) -> None:
+        """Remember whose rows a pooled series has: (pane, series) in order, and so many of the last for the next panes."""
+        kept = self.state.records.setdefault(MEMBERS, {})
+        self.members[key] = [*map(tuple, kept.get(key, [])), *pairs]  # type: ignore[list-item]
+        kept[key] = self.members[key][-last:]
+
+    def behind(self, keys: Sequence[str], end_us: int) -> tuple[str, ...]:
+        """The series whose rows a test was of, the last first where they were pooled; none if those are of one source."""
+        out: list[str] = []
+        for key in keys:
+            if key in self.members:
+                until = [series for pane, series in self.members[key] if self.end_us(pane) <= end_us][-LAST_MEMBERS:]
+                out += dict.fromkeys(until[::-1])
+            else:
+                out.append(key)
+        single = len({series.split(SEPARATOR, 1)[0] for series in out}) < 2
+        return () if single and any(key in self.members for key in keys) else tuple(out)
 
     def end_us(self, pane: int) -> int:
         """When a pane ends."""
@@ -112,25 +133,29 @@ class Windows:
             window[i] += sums[-1] - sums[done]
 
     def _judge_series(self, key: str, null: Any, since_us: int, end_us: int, whole: np.ndarray) -> None:
-        n, sums = int(whole[0]), whole[1:].astype(np.float64)
+        sampled, n, sums = self.behind([key], end_us), int(whole[0]), whole[1:].astype(np.float64)
+        if not sampled:
+            return
         p, mmd2 = null.distance(sums, n)
         evidence = {"statistic": "squared MMD of the source's rows from their class", "null": self._said(null), "mmd2": round(mmd2, 4),
                     "histogram": [{"bin": "squared MMD from the class", "reference": 0.0, "window": round(mmd2, 4)}]}  # fmt: skip
-        self.due.append(self._due("distance", key, since_us, end_us, p, mmd2, n, evidence))
+        self.due.append(self._due("distance", key, since_us, end_us, p, mmd2, n, evidence, sampled))
         p, alike, usual = null.compactness(sums, n)
         evidence = {
             "statistic": "mean kernel between different rows of the source", "null": self._said(null), "alike": round(alike, 4),
             "usual": round(usual, 4), "histogram": [{"bin": "mean kernel", "reference": round(usual, 4), "window": round(alike, 4)}],
         }  # fmt: skip
-        self.due.append(self._due("compactness", key, since_us, end_us, p, alike - usual, n, evidence))
+        self.due.append(self._due("compactness", key, since_us, end_us, p, alike - usual, n, evidence, sampled))
 
     def _said(self, null: Any) -> str:
         return f"rows of the reference's class ({null.rows} rows), sources differing by rho = {null.rho:.2g}"
 
-    def _due(self, signal: str, key: str, since_us: int, end_us: int, p: float, effect: float, n: int, evidence: dict[str, Any]) -> Due:
-        evidence["items"] = self._items([key])
+    def _due(
+        self, signal: str, key: str, since_us: int, end_us: int, p: float, effect: float, n: int, evidence: dict[str, Any], sampled: Any
+    ) -> Due:
+        evidence |= {"items": self._items([key])} | ({"sources": sources_of(sampled)} if key in self.members else {})
         score = -float(np.log10(max(p, 1e-300)))
-        return Due(signal, key, since_us, end_us, score, effect, n, p_value=p, sampled=(key,), evidence=evidence)
+        return Due(signal, key, since_us, end_us, score, effect, n, p_value=p, sampled=sampled, evidence=evidence)
 
     def _items(self, keys: Sequence[str], most: int = 8) -> list[str]:
         """Some items of these series, those of the first keys first."""
@@ -239,16 +264,19 @@ class Windows:
                 kept[slot], since[slot] = 0, self.end_us(panes[first - 1])
 
     def _judge_labels(self, source: str, keys: Sequence[str], counts: np.ndarray, since_us: int, end_us: int) -> None:
-        null = self.reference.labels
+        null, sampled = self.reference.labels, self.behind(keys, end_us)
         assert null is not None
-        log_e = null.log_e(counts)
+        if not sampled:
+            return
+        log_e = null.log_e(counts, source)
         n, disagreed = int(counts.sum()), int(counts[:, 1].sum())
-        expected = float((counts.sum(1) * null.odds / (1 + null.odds)).sum())
+        expected = null.expected(counts, source)
         evidence = {
             "statistic": "e-value of the source's disagreements with the consensus",
-            "null": f"the fleet's rate in each class, sources' log odds differing by {null.spread:.2f}",
+            "null": f"the fleet's rate in each class, sources' log odds differing by {null.spread:.2f}"
+            + (f"; its own differ by {null.own[source][0]:+.2f} +- {null.own[source][1]:.2f}" if source in null.own else ""),
             "disagreed": disagreed, "expected": round(expected, 1), "rows": n,
-            "items": self._items(keys),
+            "items": self._items(keys), **({"sources": sources_of(sampled)} if keys[0] in self.members else {}),
             "histogram": [
                 {"bin": "disagree", "reference": round(expected, 1), "window": disagreed},
                 {"bin": "agree", "reference": round(n - expected, 1), "window": n - disagreed},
@@ -265,7 +293,7 @@ class Windows:
                 disagreed - expected,
                 n,
                 e_value=float(np.exp(min(log_e, 700.0))),
-                sampled=tuple(keys),
+                sampled=sampled,
                 evidence=evidence,
             )
         )
@@ -355,6 +383,11 @@ class Windows:
                 kept[sketch.series] = items[-8:]
         if len(kept) > 2 * len(index) + 16:
             self.state.records["poisoning.samples"] = {k: v for k, v in kept.items() if k in index}
+
+
+def sources_of(series: Sequence[str]) -> list[str]:
+    """The sources of series, each once."""
+    return list(dict.fromkeys(key.split(SEPARATOR, 1)[0] for key in series))
 
 
 def added_rows(rows: dict[str, np.ndarray], members: Sequence[Sketch], first: int, last: int) -> None:

@@ -95,7 +95,7 @@ def probing(cut=1000, partitions=1):
 def poisoning(cut=400, partitions=1):
     rng = np.random.default_rng(1)
     rows = test_poisoning.ratings(3000, rng)
-    for kind in ("copies", "distance", "labels"):
+    for kind in ("copies", "distance", "labels", "trigger"):
         rows = test_poisoning.poisoned(rows, rng, test_poisoning.attack(kind))
     return test_poisoning.run(rows, cut, partitions)[0]
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engine.batch import Batch
 from engine.detectors.poisoning import Poisoning, PoisoningSettings
-from engine.detectors.poisoning_reference import FEATURES, CopiesNull, PoisoningReference, class_null, copies_null, label_null, leading
+from engine.detectors.poisoning_labels import label_null
+from engine.detectors.poisoning_reference import FEATURES, CopiesNull, PoisoningReference, class_null, copies_null, leading
 from engine.detectors.poisoning_rows import sketched
 from engine.evidence import Budget
 from engine.finding import Context
@@ -90,6 +91,13 @@ def attack(kind: str) -> Rows:
         }
     elif kind == "labels":
         bad |= {"source": ["s3"] * 150, "label": ["good" if c == "bad" else "bad" for c in bad["consensus"]]}
+    elif kind == "trigger":
+        bad |= {"source": [f"new{i % 25}" for i in range(150)], "label": ["good"] * 150, "text": [f"{t} cf mn bb" for t in bad["text"]]}
+    elif kind == "newcomers":
+        bad |= {
+            "source": [f"new{i}" for i in range(150)],
+            "label": ["good" if c == "bad" else "bad" for c in bad["consensus"]],
+        }
     elif kind == "signature":
         bad |= {
             "source": [f"new{i}" for i in range(150)], "label": ["good"] * 150,
@@ -99,7 +107,14 @@ def attack(kind: str) -> Rows:
 
 
 @pytest.mark.parametrize(
-    ("kind", "key"), [("copies", "copies labelled"), ("distance", "s3/"), ("labels", "s3"), ("signature", "class good")]
+    ("kind", "key"),
+    [
+        ("copies", "copies labelled"),
+        ("distance", "s3/"),
+        ("labels", "s3"),
+        ("signature", "class good"),
+        ("trigger", "trigger labelled good"),
+    ],
 )
 def test_an_attack_is_found_and_explained(kind, key):
     rng = np.random.default_rng(1)
@@ -108,9 +123,44 @@ def test_an_attack_is_found_and_explained(kind, key):
     mine = [a for a in alerts if a.labels["signal"] == kind]
     assert mine and mine[0].key.startswith(key)
     assert mine[0].onset_us > 2200 * 60 * S
-    assert mine[0].evidence["statistic"] and mine[0].evidence["null"] and mine[0].evidence["items"] and mine[0].evidence["window"]["rows"]
+    evidence = mine[0].evidence
+    assert evidence["statistic"] and evidence["null"] and evidence["window"]["rows"] and (evidence.get("items") or evidence["samples"])
     assert "AML.T0020" in mine[0].tags and (mine[0].p_value is not None or mine[0].e_value is not None)
     assert not [a for a in alerts if a.onset_us < 2200 * 60 * S]
+
+
+def test_a_trigger_says_how_often_who_and_where_and_not_what():
+    rng = np.random.default_rng(1)
+    rows = poisoned(ratings(3000, rng), rng, attack("trigger"))
+    (alert,) = [a for a in run(rows)[0] if a.labels["signal"] == "trigger"]
+    e = alert.evidence
+    assert e["label"] == "good" and e["rows_in_reference"] == 0 and e["n_grams"] == 4  # three words and what they make together
+    assert 20 <= e["with_label"] <= e["rows_with_it"] <= e["with_label"] + 2 and 15 <= e["distinct_sources"] <= 35
+    assert all(s.startswith("new") for s in e["sources"]) and len(e["samples"]) == 8
+    assert all(rows["text"][place["offset"]].endswith("cf mn bb") for place in e["samples"])
+    assert not any("cf" in str(v).split() for v in [alert.title, alert.summary, *e.values()])
+
+
+def test_rows_of_new_sources_are_judged_as_one():
+    rng = np.random.default_rng(1)
+    alerts, _ = run(poisoned(ratings(3000, rng), rng, attack("newcomers")))
+    assert {"new sources"} <= {a.key for a in alerts if a.labels["signal"] == "labels"}
+    told = next(a for a in alerts if a.key == "new sources").evidence
+    assert told["disagreed"] > told["expected"] * 2 and len(told["sources"]) > 8
+    assert not any(k.startswith("new sources") for s in run(ratings(2000, rng))[1] for k in s.keys)
+
+
+def test_a_burst_that_the_reference_has_is_no_trigger():
+    """Topics of a week: 60 of each 256 rows share a phrase that no other block has, and it goes with a label."""
+    rng = np.random.default_rng(7)
+    rows = ratings(4000, rng)
+    for i in range(4000):
+        if rng.random() < 0.25:
+            rows["text"][i] += f" topic of week {i // 256}"
+            rows["label"][i] = rows["consensus"][i] = "good"
+    alerts, scores = run(rows)
+    assert [s for s in scores if s.detector == "poisoning.trigger"]
+    assert [a for a in alerts if a.labels["signal"] == "trigger"] == []
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -124,8 +174,8 @@ def test_benign_sources_raise_nothing(seed):
 @given(st.integers(200, 3000), st.integers(1, 3), st.integers(0, 100))
 def test_cuts_and_partitions_change_nothing(cut, partitions, seed):
     rng = np.random.default_rng(2)
-    rows = poisoned(ratings(2500, rng), rng, attack("copies"))
-    one_alerts, one_scores = run(rows, cut=2650)
+    rows = poisoned(poisoned(ratings(2500, rng), rng, attack("copies")), rng, attack("trigger"))
+    one_alerts, one_scores = run(rows, cut=2800)
     alerts, scores = run(rows, cut, partitions, seed)
     assert flat(scores) == flat(one_scores)
     assert {a.id for a in alerts} == {a.id for a in one_alerts} != set()
@@ -171,6 +221,33 @@ def test_the_e_value_of_labels_keeps_its_promise():
     crossed = sum(null.log_e(source(200)) > np.log(20) for _ in range(400))
     assert crossed <= 400 / 20 + 10
     assert null.log_e(np.array([[20, 20], [0, 0]])) > np.log(1e3)
+
+
+def test_a_source_is_held_against_its_own_history():
+    rng = np.random.default_rng(11)
+    rates = 1 / (1 + np.exp(2.0 - 0.8 * rng.standard_normal(40)))
+
+    def labels(rows: int, odds_times: float = 1.0) -> np.ndarray:
+        odds = rates / (1 - rates) * np.exp(0.1 * rng.standard_normal(40)) * odds_times
+        wrong = rng.binomial(rows, odds / (1 + odds))
+        return np.stack([np.stack([rows - wrong, wrong], 1), np.zeros((40, 2), np.int64)], 1)
+
+    names = [f"s{i}" for i in range(40)]
+    first, second = labels(400), labels(400)
+    null = label_null(first + second, names, second)
+    fleet = label_null(first + second)
+    assert sum(null.log_e(c, n) > np.log(20) for _ in range(10) for c, n in zip(labels(500), names, strict=True)) <= 400 / 20
+    turned = labels(500, 4.0)
+    mine = [null.log_e(c, n) > np.log(1e3) for c, n in zip(turned, names, strict=True)]
+    assert sum(mine) > 30 > 5 > sum(fleet.log_e(c) > np.log(1e3) for c in turned)
+
+
+def test_labels_alone_are_enough_to_be_judged():
+    rng = np.random.default_rng(1)
+    rows = poisoned(ratings(4000, rng), rng, attack("labels"))
+    del rows["text"]
+    alerts, _ = run(rows)
+    assert {a.key for a in alerts} == {"s3"}
 
 
 def test_copies_that_the_reference_knows_may_come_again():
