@@ -23,8 +23,9 @@ from engine.state import ArraySpec, State
 from kernels import cardinality
 
 GRAM, COUNTS, WINDOW = "poisoning.gram", "poisoning.grams", "poisoning.gram_window"
-ASSOCIATED = 1e-3
-"""An n-gram goes with a label if rows drawn at random had as many of that label with at most this probability."""
+ASSOCIATED, OTHERS = 1e-3, 0.5
+"""An n-gram goes with a label if rows drawn at random had as many of that label with at most this probability, and at most half as many
+of its rows have another label as of all rows: topics lean towards a label, triggers are put on rows of one."""
 CANDIDATES = 256
 TURN = 40503
 """Odd: where a bucket's rows of a label are counted is turned by that much for each label."""
@@ -36,7 +37,9 @@ class Triggers:
     def __init__(self, state: State, null: GramNull, pane_us: int, least_rows: int):
         self.state, self.null, self.pane_us, self.least_rows = state, null, pane_us, least_rows
         self.due: list[Due] = []
-        self.counts = state.arrays.setdefault(COUNTS, np.zeros((2, BUCKETS + 1), np.int64))
+        if COUNTS not in state.arrays:
+            state.arrays[COUNTS] = np.zeros((2, BUCKETS + 1), np.int32)
+        self.counts = state.arrays[COUNTS]
 
     @staticmethod
     def arrays() -> Sequence[ArraySpec]:
@@ -79,7 +82,8 @@ class Triggers:
         until = int(self.counts[0, ROWS]) + np.cumsum(rows)[at]
         bucket, count, of = cells[:, 1], cells[:, 2], cells[:, 3]
         classes = np.array([crc(label) % CLASSES for _, label in names])
-        labels |= {str(classes[i]): names[i][1] for i in np.unique(of).tolist()}
+        for i in np.unique(of).tolist():  # labels that share a place: the first by name, whatever came first
+            labels[str(classes[i])] = min(labels.get(str(classes[i]), names[i][1]), names[i][1])
         order = np.argsort(bucket, kind="stable")
         running = np.cumsum(count[order])
         begins = samples.starts(bucket[order])
@@ -117,7 +121,7 @@ class Triggers:
             with_label = np.array([min(k, int(self.counts[1, turned(np.array([bucket]), np.array([c]))[0]])) for c in labels])
             p = stats.binom.sf(with_label - 1, k, np.minimum(shares, 1.0))
             i = int(np.argmin(p))
-            if p[i] <= ASSOCIATED:
+            if p[i] <= ASSOCIATED and k - with_label[i] <= OTHERS * k * (1 - shares[i]):
                 told.append(bucket)
                 if len(told) == 1:
                     best = (float(scores[bucket]), bucket, labels[i], int(with_label[i]), float(shares[i]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from engine.batch import Batch
 from engine.detectors.poisoning import Poisoning, PoisoningSettings
-from engine.detectors.poisoning_labels import label_null
+from engine.detectors.poisoning_grams import BUCKETS, ROWS, gram_null, grams
+from engine.detectors.poisoning_labels import LabelNull, label_null
 from engine.detectors.poisoning_reference import FEATURES, CopiesNull, PoisoningReference, class_null, copies_null, leading
 from engine.detectors.poisoning_rows import sketched
 from engine.evidence import Budget
@@ -265,8 +267,11 @@ def test_a_reference_survives_its_record():
     ones = np.ones(200, np.int64)
     null = class_null(unit_sums(rng.standard_normal((200, FEATURES)) + 0.5, ones), ones, np.arange(200) % 9)
     labels = label_null(rng.integers(1, 30, (8, 3, 2)))
-    reference = PoisoningReference({"": null, "x": null}, CopiesNull(200, 0.1, 1.5, {"7": 3}), labels, frozenset({"s"}))
-    again = PoisoningReference.restored(reference.record())
+    words = gram_null(rng.poisson(0.3, (4, BUCKETS + 1)) + 200 * (np.arange(BUCKETS + 1) == ROWS))
+    labels = LabelNull(labels.odds, labels.spread, {"s": (0.1, 0.2)})
+    reference = PoisoningReference({"": null, "x": null}, CopiesNull(200, 0.1, 1.5, {"7": 3}), labels, frozenset({"s"}), words)
+    again = PoisoningReference.restored(orjson.loads(orjson.dumps(reference.record(), option=orjson.OPT_SERIALIZE_NUMPY)))
+    assert (again.grams.counts == words.counts).all() and again.grams.dispersion == words.dispersion and again.labels.own == labels.own
     sums = unit_sums(rng.standard_normal((32, FEATURES)), np.array([32]))[0]
     assert again.of("x").distance(sums, 32) == pytest.approx(null.distance(sums, 32))
     assert again.copies == reference.copies and again.sources == {"s"}
@@ -282,3 +287,12 @@ def test_rows_without_text_or_embedding_have_no_vector():
     assert np.isfinite(vectors).all(1).tolist() == [True, True, False, False]
     assert (buckets >= 0).any(1).tolist() == [True, True, False, False]
     assert np.linalg.norm(vectors[:2], axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_grams_are_words_and_triples_of_words_once_a_row():
+    table = pa.RecordBatch.from_pydict({"text": pa.array(["The cat, the CAT sat", "", None, "the cat", "sat the cat the cat"])})
+    row, code = grams(Batch("feedback", table, np.zeros(5, np.int64), np.arange(5)), np.arange(5))
+    of = [set(code[row == i].tolist()) for i in range(5)]
+    the_cat = of[3] - {ROWS}
+    assert [len(g) for g in of] == [7, 0, 0, 3, 7] and len(row) == 17  # three words, three triples and the row itself
+    assert the_cat < of[0] and len((of[0] & of[4]) - the_cat - {ROWS}) == 3  # sat, the cat the, cat the cat
