@@ -171,8 +171,8 @@ def simulated(moved: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarr
         else:
             top = [leading(moved[z])[0] for z in drawn]
         moments.append((np.mean(top), np.var(top)))
-    out = np.array(moments)
-    return out[:, 0], np.maximum(out[:, 1], 1e-12)
+    mean, variance = np.array(moments).T.copy()  # in one piece each: a checkpoint writes no strided array
+    return mean, np.maximum(variance, 1e-12)
 
 
 @dataclass(frozen=True)

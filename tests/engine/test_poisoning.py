@@ -18,6 +18,7 @@ from engine.detectors.poisoning_rows import sketched
 from engine.evidence import Budget
 from engine.finding import Context
 from engine.population import Population
+from engine.snapshot import pack, unpack
 from engine.worker import Worker
 from kernels.rff import SCALE
 from streams.records import Partition
@@ -44,13 +45,20 @@ def poisoned(rows: Rows, rng: np.random.Generator, bad: Rows) -> Rows:
     return {name: np.insert(np.array(rows[name], object), at, bad[name]).tolist() for name in rows}
 
 
-def run(rows: Rows, cut: int = 400, partitions: int = 1, seed: int = 0):
-    """Alert versions and score rows of rows spread over partitions and cut into batches, one row a minute."""
+def service(kept: list | None = None, partitions: int = 1) -> tuple[list[Worker], Population]:
+    """Workers and a population with a fresh detector, from nothing or from what a checkpoint of each kept."""
+    detectors = {"poisoning": Poisoning(PoisoningSettings(reference_rows=600), Context(Budget()))}
+    kept = kept or [None] * (partitions + 1)
+    workers = [Worker(Partition("t", i), detectors, "", kept[i], {}, "feedback") for i in range(partitions)]
+    return workers, Population(detectors, "", kept[-1], S, 2 * S, 1e9)
+
+
+def run(rows: Rows, cut: int = 400, partitions: int = 1, seed: int = 0, restart_after: int = -1):
+    """Alert versions and score rows of rows spread over partitions and cut into batches, one row a minute. After the batch that begins
+    with row `restart_after` everything is checkpointed and started anew."""
     n = len(rows["source"])
     time_us = np.arange(n) * 60 * S
-    detectors = {"poisoning": Poisoning(PoisoningSettings(reference_rows=600), Context(Budget()))}
-    workers = [Worker(Partition("t", i), detectors, "", None, {}, "feedback") for i in range(partitions)]
-    population = Population(detectors, "", None, S, 2 * S, 1e9)
+    workers, population = service(partitions=partitions)
     home = np.random.default_rng(seed).integers(0, partitions, n)
     alerts, scores = [], []
     for worker in workers:
@@ -66,6 +74,8 @@ def run(rows: Rows, cut: int = 400, partitions: int = 1, seed: int = 0):
         said, changed = population.advance(workers, lambda partition: 0)
         scores += said
         alerts += changed
+        if first == restart_after:
+            workers, population = service([unpack(pack(one.snapshot([])), None) for one in (*workers, population)], partitions)
     said, changed = population.advance(workers, lambda partition: 0, final=True)
     return alerts + changed, scores + said
 
@@ -181,6 +191,16 @@ def test_cuts_and_partitions_change_nothing(cut, partitions, seed):
     alerts, scores = run(rows, cut, partitions, seed)
     assert flat(scores) == flat(one_scores)
     assert {a.id for a in alerts} == {a.id for a in one_alerts} != set()
+
+
+@pytest.mark.parametrize("after", [200, 800, 1600])
+def test_a_restart_goes_on_where_it_was(after):
+    rng = np.random.default_rng(2)
+    rows = poisoned(ratings(2400, rng), rng, attack("trigger"))
+    alerts, scores = run(rows, 200)
+    again, said = run(rows, 200, restart_after=after)
+    assert flat(said) == flat(scores)
+    assert {a.id for a in again} == {a.id for a in alerts} != set()
 
 
 def unit_sums(vectors: np.ndarray, n: np.ndarray) -> np.ndarray:
