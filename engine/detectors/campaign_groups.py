@@ -5,8 +5,8 @@ hash), pairs that are alike and have no like in the reference are joined (union-
 and how far along it, is then fixed, and the accounts of the other half that fall into it are counted, against those of the reference
 that do. The region knows nothing of the accounts it is tested on, so the test needs no correction for having been found: given k + k0
 accounts in the region, k is binomial while the region's share of the population is at most `GROWTH` times what it was. What people ask
-changes from day to day, and moves many accounts a little; so a group counts only where the sum of its members' signatures lies as far from
-the population's as that of groups which the same search found in the reference.
+changes from day to day, and moves many accounts a little; so a group counts only where the sum of its members' signatures lies farther from
+the population's than that of nearly all groups which the same search found in the reference.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ LIKES = 3
 """An account with so many likes in the reference is no news."""
 LEAST_GROUP, MOST_SHARE, MOST_GROUPS = 4, 0.5, 64
 GROWTH = 3.0
+RARE = 0.05
 COHESION = 0.4
 """Of a group: median cosine between a member and the mean of the others; two members then have about its square."""
 RIDGE = 0.1
@@ -59,8 +60,8 @@ class Population:
 
     @property
     def floor(self) -> float:
-        """Least squared length of a group's mean: what groups that were found among benign accounts reach half of the time."""
-        return float(np.median(self.groups)) if len(self.groups) else 0.0
+        """Least squared length of a group's mean: what one in twenty of the groups that were found among benign accounts reaches."""
+        return float(np.quantile(self.groups, 1 - RARE, method="higher")) if len(self.groups) else 0.0
 
     def whitened(self, sums: np.ndarray) -> np.ndarray:
         """float32[n, R] of summed signatures [n, WIDTH]."""
