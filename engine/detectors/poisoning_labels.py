@@ -12,6 +12,8 @@ NODES = np.linspace(-3.0, 3.0, 25)
 WEIGHT = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
 LARGER = np.geomspace(0.15, 5.0, 16)
 LEAST_OF_HALF = 30
+LEAST_WANDER = 0.25
+"""Log odds that an honest source's rate may move by (standard deviation) though the reference was too short to show it."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def history(null: LabelNull, counts: np.ndarray, spread: float, wander: float) -
 
 def wandering(null: LabelNull, first: np.ndarray, second: np.ndarray, spread: float) -> float:
     """Standard deviation of how far a source's log odds move from one half of the reference to the other: by the method of moments with two
-    standard errors on top, and at most what sources differ by."""
+    standard errors on top; at least .25 and at most what sources differ by."""
     moved, error = [], []
     for a, b in zip(first, second, strict=True):
         if min(a.sum(), b.sum()) >= LEAST_OF_HALF:
@@ -89,7 +91,7 @@ def wandering(null: LabelNull, first: np.ndarray, second: np.ndarray, spread: fl
     weight = 1 / np.array(error) ** 2
     estimate = float((weight * moved).sum() / weight.sum())
     doubt = float(np.sqrt((weight**2 * 2 * (np.array(error) + max(0.0, estimate)) ** 2).sum()) / weight.sum())
-    return min(spread, float(np.sqrt(max(0.0, estimate + 2 * doubt))))
+    return min(spread, max(LEAST_WANDER, float(np.sqrt(max(0.0, estimate + 2 * doubt)))))
 
 
 def log_factor(null: LabelNull, counts: np.ndarray) -> tuple[float, float]:
