@@ -2,7 +2,8 @@
 
 One window over the rows of all sources, looked at after 256, 512, 1,024 and 2,048 rows, after which it starts anew: counts of buckets
 (`poisoning_grams`), and of buckets with each label. An n-gram that comes more often than it may is remembered with its last sources, so
-that a finding can say how many there are and where rows stand. The phrase itself is never kept. The counts take half a megabyte, whatever comes.
+that a finding can say how many there are and where rows stand. The phrase itself is never kept.
+The counts take half a megabyte, whatever comes.
 """
 
 from __future__ import annotations
