@@ -31,8 +31,9 @@ CONFIDENCE = 1e-3
 WANDER = 3.0
 SHORT, LONG = (64, 16), (16, 64)
 """Blocks of a reference: how many, and the least rows of one."""
-FEW, UNKNOWN = 8, 8.0
-"""Of so few independent events nobody can say whether they come in clusters: a row is then worth an eighth."""
+UNKNOWN = 32.0
+"""Few independent events say little of whether they come in clusters: of none, a row is worth one in so many; of four, twice that; of
+120 and more, a whole one."""
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Panes apart at which a reference is looked at for memory."""
 Direction = Literal["rise", "fall", "both"]
@@ -175,8 +176,7 @@ def bounds(successes: np.ndarray, totals: np.ndarray, blocks: Sequence[np.ndarra
     rise, fall = min(rise, 1.0), max(fall, 0.0)
     apart = max(longest(successes, totals, rise), longest(totals - successes, totals, 1 - fall))
     events = min(mean, 1 - mean) * worth
-    unknown = max(UNKNOWN, 2 * UNKNOWN / (1 + events / 4)) if events < FEW else 1.0
-    return mean, rise, fall, worth, wander, 1 / max(short, long, apart, unknown)
+    return mean, rise, fall, worth, wander, 1 / max(short, long, apart, UNKNOWN / (1 + events / 4))
 
 
 def memory(successes: np.ndarray, totals: np.ndarray, null: float) -> float:
