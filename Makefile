@@ -52,9 +52,13 @@ format: $(V)/.test
 	$(V)/bin/ruff check --fix .
 	$(V)/bin/ruff format .
 
-## make bench               how fast the kernels and the engine are, against limits measured in the same run
-bench: $(V)/.test
-	$(V)/bin/python -m benchmarks
+$(V)/.bench: $(V)/.test
+	$(V)/bin/pip install -q -c constraints.txt -e '.[bench]'
+	@touch $@
+
+## make bench [ARGS=--peers] how fast the kernels are, against limits measured in the same run, and what one would otherwise call
+bench: $(V)/.bench
+	$(V)/bin/python -m benchmarks $(ARGS)
 
 ## make bench-detectors      what the detectors of inference traffic cost a row, beside River's ADWIN where .venv-peers has it
 bench-detectors: $(V)/.test
