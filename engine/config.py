@@ -247,6 +247,13 @@ class Config(Section):
     def _detectors(cls, value: Any) -> Any:
         return value if isinstance(value, BaseModel) else DetectorsSection.model_validate(value or {})
 
+    @field_validator("sinks")
+    @classmethod
+    def _named(cls, value: dict[str, SinkConfig]) -> dict[str, SinkConfig]:
+        if "store" in value:
+            raise ValueError("store is what the place for the REST API is called; name the sink otherwise")
+        return value
+
     @field_validator("false_alarms_per_week")
     @classmethod
     def _families(cls, value: dict[str, float]) -> dict[str, float]:

@@ -87,7 +87,7 @@ class SharedPopulation(Population):
     def receive(self, raw: RawBatch) -> list[Reject]:
         """Take in records of the topic; those that are none of ours are returned."""
         self.changes += 1
-        rejects = []
+        rejects = list(raw.refused)
         for i, offset in enumerate(raw.offsets.tolist()):
             try:
                 handed = self.parts.add(raw.headers[i] if raw.headers is not None else (), raw.value(i), offset)

@@ -196,7 +196,7 @@ class Handover:
         """Write a file, or leave the one that says the same."""
         assert self.checkpoints is not None
         outbox = self.outbox.pending(owner)
-        now = (name, what.changes, what.next_offset, outbox)
+        now = (name, what.changes, what.next_offset, outbox, marks)
         if (saved := self._saved.get(owner)) is None or saved[0] != now:
             self._saved[owner] = now, self.checkpoints.save(name, what.snapshot(outbox, marks), place)
         return self._saved[owner][1]

@@ -120,13 +120,17 @@ class Watch:
         panes: np.ndarray,
         columns: Sequence[np.ndarray],
     ) -> None:
-        """Count the batch's rows. `codes`: int[n] into `keys`, -1 for rows left out; `panes`: int64[n]; `columns`: by quantity float[n],
-        NaN where a row has none: 0 or 1 for a share, the value for a number."""
+        """Count the batch's rows, and note where some of them stand. `codes`: int[n] into `keys`, -1 for rows left out; `panes`: int64[n];
+        `columns`: by quantity float[n], NaN where a row has none: 0 or 1 for a share, the value for a number."""
         known, first = self.kinds[kind], self.kinds[kind].columns()
         rows = np.flatnonzero(codes >= 0)
         if not len(rows):
             return
-        self._sample(state, kind, batch, codes, keys, panes, columns)
+        samples.fold(state, self.name, batch, panes, self.pane_us, codes, [f"{kind}:{key}" for key in keys])
+        for quantity, column in zip(known.quantities, columns, strict=True):  # of a share whose rise is a finding, the rows that make it
+            if not quantity.quantiles and quantity.direction != "fall":
+                named = [f"{kind}:{key}/{quantity.name}" for key in keys]
+                samples.fold(state, self.name, batch, panes, self.pane_us, np.where(column == 1, codes, -1), named)
         low, width = int(panes[rows].min()), first[-1]
         span = int(panes[rows].max()) - low + 1
         base = (codes[rows].astype(np.int64) * span + panes[rows] - low) * width
@@ -145,23 +149,6 @@ class Watch:
         starts = np.flatnonzero(np.diff(of_key, prepend=-1))
         for code, part in zip(of_key[starts].tolist(), np.split(table, starts[1:]), strict=True):
             self._append(state, f"{self.name}.cells/{kind}:{keys[code]}", part)
-
-    def _sample(
-        self,
-        state: State,
-        kind: str,
-        batch: Batch,
-        codes: np.ndarray,
-        keys: Sequence[str],
-        panes: np.ndarray,
-        columns: Sequence[np.ndarray],
-    ) -> None:
-        """Note rows of each series, and of each share whose rise is a finding the rows that make it."""
-        samples.fold(state, self.name, batch, panes, self.pane_us, codes, [f"{kind}:{key}" for key in keys])
-        for quantity, column in zip(self.kinds[kind].quantities, columns, strict=True):
-            if not quantity.quantiles and quantity.direction != "fall":
-                named = [f"{kind}:{key}/{quantity.name}" for key in keys]
-                samples.fold(state, self.name, batch, panes, self.pane_us, np.where(column == 1, codes, -1), named)
 
     def _append(self, state: State, name: str, part: np.ndarray) -> None:
         held = state.arrays.get(name)

@@ -75,7 +75,9 @@ def make_sketches_route(kafka: KafkaSourceConfig) -> Route:
     """Where sketches go that the processes of a group share: the cluster that the source reads, by the same way in."""
     options = resolved_options(kafka.options, "source.kafka.options")
     secured = {name: value for name, value in options.items() if name.startswith(("security_", "sasl_", "ssl_"))}
-    return Route("sketches", KafkaSink(kafka.bootstrap, {SKETCH: str(kafka.sketches)}, secured), frozenset({SKETCH}), ordered=True)
+    return Route(
+        "source.kafka.sketches", KafkaSink(kafka.bootstrap, {SKETCH: str(kafka.sketches)}, secured), frozenset({SKETCH}), ordered=True
+    )
 
 
 def make_population(config: Config, detectors: Mapping[str, Detector], source: KafkaSource, outbox: Outbox) -> SharedPopulation:

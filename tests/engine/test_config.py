@@ -37,6 +37,7 @@ def test_the_values_shown_are_the_defaults():
         ("detectors:\n  nosuch: {}", "c:2: detectors.nosuch: unknown key"),
         ("limits:\n  keys: -1", "c:2: limits.keys: Input should be greater than 0"),
         ("sinks:\n  a:\n    type: carrier-pigeon", "c:2: sinks.a: Input tag 'carrier-pigeon'"),
+        ("sinks:\n  store: {type: file, path: x}", "c:1: sinks: store is what"),
         ("sinks:\n  a:\n    type: file\n    pth: x", "c:4: sinks.a.pth: unknown key"),
         ("source:\n  kafka:\n    bootstrap: b\n    topics:\n      - {name: t}\n      - {name: t}", "c:4: source.kafka.topics: topic 't' is listed twice"),
         ("source:\n  kafka:\n    bootstrap: b\n    topics:\n      - name: t\n        encoding: xml", "c:6: source.kafka.topics.0.encoding: unknown encoding 'xml'"),

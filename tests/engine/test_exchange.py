@@ -22,7 +22,7 @@ from engine.sketch import Sketch
 from engine.sketch_wire import KIND, PART_BYTES, Handed, Parts, messages, packed, unpacked
 from engine.wiring import make_detectors, make_population
 from streams.decode import Format
-from streams.records import Partition, RawBatch
+from streams.records import Partition, RawBatch, Reject
 from tests.e2e.chaos import workload
 from tests.e2e.chaos.reference import Collected, Silent
 from tests.e2e.chaos.reference import Reference as Undisturbed
@@ -279,8 +279,9 @@ def test_what_is_no_sketch_is_a_dead_letter():
     home.reject = lambda owner, rejects: dead.extend(rejects)
     good = messages(Handed("inference-0", 5))[0]
     headers = [(), good.headers, good.headers]
-    home.process(RawBatch.of(TOPIC, [b"x", b"not Arrow", good.value], first_offset=3, headers=headers))
-    assert [(r.offset, r.reason) for r in dead] == [(3, "sketch"), (4, "sketch")]
+    refused = (Reject(TOPIC, 2, "too_large", "a batch that nobody could take in", b""),)
+    home.process(RawBatch.of(TOPIC, [b"x", b"not Arrow", good.value], first_offset=3, headers=headers, refused=refused))
+    assert [(r.offset, r.reason) for r in dead] == [(2, "too_large"), (3, "sketch"), (4, "sketch")]
     assert home.population.progress == {"inference-0": (5, False)} and home.population.next_offset == 6
     assert json.dumps([r.detail for r in dead]).count("sketch") >= 1
 
