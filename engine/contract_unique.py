@@ -43,6 +43,8 @@ def repeated(rule: Rule, batch: Batch, state: State) -> np.ndarray:
 
 def hashes(rule: Rule, batch: Batch, rows: np.ndarray) -> np.ndarray:
     """int64[rows]: a hash of each row's values, the same in every run."""
+    if not len(rows):
+        return np.empty(0, np.int64)  # perhaps a column is not there at all
     index = pa.array(rows)
     columns = [batch.array(c).take(index).to_pylist() for c in rule.columns]
     out = [

@@ -189,6 +189,12 @@ def test_uniqueness_is_pandas_and_does_not_depend_on_cuts(values, cut):
     assert len(next(iter(state.arrays.values()))) <= WINDOW
 
 
+def test_a_column_that_is_not_there_is_not_repeated():
+    columns = {"model": np.array(["a", "a"], object)}
+    alerts, _, _ = run(quality(columns={"model": {}}, unique=("model", "request_id")), {"inference": (times(2), columns)})
+    assert not alerts
+
+
 def test_columns_that_are_unique_together():
     columns = {"model": np.array(["a", "a", "b", "a"], object), "session": np.array(["x", "y", "x", "x"], object)}
     alerts, _, _ = run(quality(columns={"model": {}}, unique=("model", "session")), {"inference": (times(4), columns)})
