@@ -30,7 +30,7 @@ def test_commands_and_targets_of_the_readme_exist():
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
     assert set(re.findall(r"make ([a-z-]+)", readme)) <= targets
     commands = get_command(app).commands
-    assert set(re.findall(r"telltale (run|api|check|backtest|baseline|demo|bench)\b", readme)) == set(commands)
+    assert set(re.findall(r"telltale (run|api|check|backtest|baseline|demo|bench|warm)\b", readme)) == set(commands)
 
 
 def test_links_point_somewhere():
