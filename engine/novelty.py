@@ -210,12 +210,7 @@ def tail_edges(values: np.ndarray, has: np.ndarray) -> np.ndarray:
 
 def binned(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """uint8[n, 2, K] tail bins, `tailcounts.MISSING` where a value is NaN."""
-    out = np.empty((len(values), 2, values.shape[1]), np.uint8)
-    for k in range(values.shape[1]):
-        out[:, 0, k] = np.searchsorted(edges[0, k], values[:, k], "left")  # how many edges lie under the value
-        out[:, 1, k] = np.searchsorted(-edges[1, k], -values[:, k], "left")
-    out[np.isnan(values)[:, None, :].repeat(2, 1)] = tailcounts.MISSING
-    return out
+    return tailcounts.binned(values, np.ascontiguousarray(edges[0]), np.ascontiguousarray(-edges[1]))
 
 
 def bet_table(has: np.ndarray, memory: np.ndarray) -> np.ndarray:
@@ -225,6 +220,7 @@ def bet_table(has: np.ndarray, memory: np.ndarray) -> np.ndarray:
     return np.stack([bets_of(int(m)) / kept for m, kept in zip(has, memory, strict=True)])
 
 
+@lru_cache(maxsize=64)
 def bets_of(m: int) -> np.ndarray:
     """float64[BINS, bets]: log(1 + e (f(bin) - 1)) for every share e and f(p) = a p^(a - 1), averaged over the bin.
 
@@ -281,28 +277,20 @@ def half(rng: np.random.Generator, number: int, rows: int) -> np.ndarray:
     return np.concatenate([np.arange(edges[i], edges[i + 1]) for i in order])
 
 
-def stretches(rng: np.random.Generator, rows: int, wanted: int, longest: int) -> np.ndarray:
-    """int64[rows]: how often each row is drawn, in stretches of rows that follow each other (a moving block bootstrap, Kuensch 1989): what
-    lasts for a while shows in a short window as it does in traffic, and independent rows are drawn as if one by one."""
-    length = min(wanted, max(1, longest))
-    start = rng.integers(0, rows, -(-wanted // length))
-    at = (start[:, None] + np.arange(length)).ravel()[:wanted] % rows
-    return np.bincount(at, minlength=rows)
-
-
 def windows(
     values: np.ndarray, memory: np.ndarray, rng: np.random.Generator, known: np.ndarray, others: np.ndarray, longest: int
 ) -> np.ndarray:
-    """float64[windows, 4] log evidence of benign windows of each length, drawn from the rows `others` in stretches of at most `longest`,
-    and compared with the rows `known`."""
+    """float64[windows, 4] log evidence of benign windows of each length, drawn from the rows `others` and compared with the rows `known`.
+
+    They are drawn in stretches of at most `longest` rows that follow each other (a moving block bootstrap, Kuensch 1989): what lasts for a
+    while shows in a short window as it does in traffic, and independent rows are drawn as if one by one.
+    """
     has = worth(values, memory)
     bins = binned(values[others], tail_edges(values[known], has))
-    cells = np.zeros((*bins.shape, BINS), np.float32)
-    present = bins < BINS
-    cells[present, bins[present]] = 1
-    weights = [stretches(rng, len(others), rows, longest) for rows in WINDOWS for _ in range(4)]
-    counts = (np.array(weights, np.float32) @ cells.reshape(len(others), -1)).reshape(-1, *bins.shape[1:], BINS)
-    return log_evidence(counts, bet_table(has, memory))[0].reshape(len(WINDOWS), -1)
+    wanted = np.repeat(WINDOWS, 4)
+    lengths = np.minimum(wanted, max(1, longest))
+    starts = rng.integers(0, len(others), int(np.sum(-(-wanted // lengths))))
+    return tailcounts.drawn_evidence(bins, starts, wanted, lengths, bet_table(has, memory), POWER).reshape(len(WINDOWS), -1)
 
 
 def null_of(log_e: np.ndarray, least: float) -> np.ndarray:

@@ -57,6 +57,39 @@ def tail_bins(values: np.ndarray, reference: Reference) -> np.ndarray:
     return out
 
 
+def binned(values: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """uint8[n, 2, K]: as `tail_bins`, of values float32[n, K] and edges float32[K, E] alone.
+
+    >>> binned(np.float32([[0.5], [np.nan]]), np.float32([[0, 1]]), np.float32([[-1, 0]])).tolist()
+    [[[1], [1]], [[255], [255]]]
+    """
+    out = np.empty((len(values), 2, values.shape[1]), np.uint8)
+    cpu.binned(values, upper, lower, MISSING, out)
+    return out
+
+
+def drawn_evidence(
+    bins: np.ndarray, starts: np.ndarray, wanted: np.ndarray, lengths: np.ndarray, bets: np.ndarray, power: float
+) -> np.ndarray:
+    """float64[w] log evidence (see `Rule`) of windows that are drawn from rows, uint8[n, 2, F] bins: window w holds wanted[w] of them, in
+    stretches of lengths[w] neighbours (the last may be cut short, and what passes the last row goes on at the first), each from the next
+    of `starts` on, int64, under n. `bets`: float64[F, B, K].
+
+    >>> bins = np.array([[[1], [0]], [[0], [0]]], np.uint8)
+    >>> e = drawn_evidence(bins, np.array([0, 1]), np.array([1, 3]), np.array([1, 3]), np.log([[[0.5], [3.0]]]), 1)
+    >>> np.exp(e).round(3).tolist()
+    [1.75, 0.438]
+    """
+    weights = np.zeros((len(bins), len(wanted)), np.int32)
+    if len(starts) < np.sum(-(-wanted // lengths)) or (len(starts) and not 0 <= starts.min() <= starts.max() < len(bins)):
+        raise ValueError(f"{len(starts)} starts in {len(bins)} rows do not fit windows of {wanted.tolist()} rows")
+    counts, out = np.zeros((2, bins.shape[2], bets.shape[1], len(wanted)), np.int32), np.empty(len(wanted))
+    cpu.drawn(starts, wanted, lengths, weights)
+    cpu.weighed(bins, weights, counts)
+    cpu.evidence(counts, bets, power, out)
+    return out
+
+
 @dataclass(frozen=True)
 class Due:
     """Windows that came due, in order of their rows.

@@ -93,6 +93,61 @@ def tail_bins(values, grid, quantiles, mean, precision, needed, upper, lower, mi
 
 
 @njit(nogil=True, cache=True)
+def binned(values, upper, lower, missing, out):
+    """As `tail_bins`, of values alone."""
+    for i in range(len(values)):
+        for k in range(values.shape[1]):
+            value = values[i, k]
+            if np.isnan(value):
+                out[i, 0, k] = missing
+                out[i, 1, k] = missing
+            else:
+                out[i, 0, k] = under(upper[k], value)
+                out[i, 1, k] = under(lower[k], -value)
+
+
+@njit(nogil=True, cache=True)
+def drawn(starts, wanted, lengths, weights):
+    """Add 1 for each row of each window: `wanted[w]` rows, in stretches of `lengths[w]` from the next of the starts on."""
+    rows, at = len(weights), 0
+    for w in range(len(wanted)):
+        left = wanted[w]
+        while left > 0:
+            row = starts[at]
+            for _ in range(min(left, lengths[w])):
+                weights[row, w] += 1
+                row = row + 1 if row + 1 < rows else 0
+            left -= lengths[w]
+            at += 1
+
+
+@njit(nogil=True, cache=True)
+def weighed(bins, weights, counts):
+    """Add each row's weights to the counters of its bins, [2, F, B, windows]: all windows at once, in vectors."""
+    size = counts.shape[2]
+    for i in range(len(bins)):
+        for tail in range(2):
+            for f in range(bins.shape[2]):
+                b = bins[i, tail, f]
+                if b < size:
+                    cell = counts[tail, f, b]
+                    for w in range(len(cell)):
+                        cell[w] += weights[i, w]
+
+
+@njit(nogil=True, cache=True)
+def evidence(counts, bets, power, out):
+    """Log evidence of windows, counts [2, F, B, windows]."""
+    tails, features, size, windows = counts.shape
+    window, of_feature = np.empty((tails, features, size), np.int32), np.empty(features)
+    for w in range(windows):
+        window[:] = counts[:, :, :, w]
+        log_evidence(window, bets, of_feature)
+        top = of_feature.max()
+        out[w] = top + np.log(np.exp(power * (of_feature - top)).sum() / features) / power
+
+
+@njit(nogil=True, cache=True)
 def fold(
     slot, bins, offsets, time_us, rows, counts, samples, since, halves, steps, bets, power, unusual,
     out_row, out_length, out_since, out_told, out_log_e, out_counts, out_samples,

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import special
 
 from kernels import tailcounts
@@ -106,3 +108,30 @@ def test_bins_and_combination_equal_searches():
 def test_values_of_another_reference_are_refused():
     with pytest.raises(ValueError, match="do not fit"):
         tailcounts.tail_bins(np.zeros((2, 4), np.float32), reference())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 30), windows=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=5),
+    power=st.sampled_from([0.1, 1.0]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_evidence_of_drawn_windows_equals_the_oracle(rows, windows, power, seed):
+    rng = np.random.default_rng(seed)
+    _, bins, factors = traffic(rows)
+    wanted, lengths = (np.array(column) for column in zip(*windows, strict=True))
+    starts = rng.integers(0, rows, int(sum(-(-wanted // lengths))))
+    got = tailcounts.drawn_evidence(bins, starts, wanted, lengths, np.log(factors), power)
+    np.testing.assert_allclose(got, naive.drawn_evidence(bins, starts, wanted, lengths, factors, power), atol=1e-9)
+
+
+def test_starts_that_do_not_fit_are_refused():
+    _, bins, factors = traffic(10)
+    for starts in ([0], [0, 10], [0, -1]):
+        with pytest.raises(ValueError, match="do not fit"):
+            tailcounts.drawn_evidence(bins, np.array(starts), np.array([4]), np.array([2]), np.log(factors), 1.0)
+
+
+def test_bins_of_values_alone_equal_those_beside_a_combination():
+    values, r = np.random.default_rng(5).integers(-2, 23, (200, 3)).astype(np.float32), reference()
+    values[::7] = np.nan
+    np.testing.assert_array_equal(tailcounts.binned(values, r.upper[:3], r.lower[:3]), tailcounts.tail_bins(values, r)[:, :, :3])

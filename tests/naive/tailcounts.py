@@ -30,3 +30,20 @@ def fold(slot, bins, halves, steps, factors, power, unusual):
         said["unusual"] = [r for r in rows if any(unusual <= b < size for b in bins[r].ravel())][-3:]
         out.append(said)
     return out
+
+
+def drawn_evidence(bins, starts, wanted, lengths, factors, power):
+    """Log evidence of windows of rows that are listed one by one. `factors`: [F, B, K] growth of each bet."""
+    starts, rows, out = iter(starts.tolist()), len(bins), []
+    for most, length in zip(wanted.tolist(), lengths.tolist(), strict=True):
+        drawn = []
+        while len(drawn) < most:
+            first = next(starts)
+            drawn += [(first + k) % rows for k in range(length)]
+        of_feature = []
+        for f in range(bins.shape[2]):
+            chosen = [[factors[f, bins[r, tail, f]] for r in drawn[:most] if bins[r, tail, f] < factors.shape[1]] for tail in range(2)]
+            products = [np.prod(np.array(c).reshape(-1, factors.shape[2]), axis=0) for c in chosen]
+            of_feature.append(np.mean(products))
+        out.append(np.log(np.mean(np.array(of_feature) ** power)) / power)
+    return np.array(out)
