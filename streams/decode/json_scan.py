@@ -9,12 +9,11 @@ value, a key twice, a number that it can't round for sure, damage) is noted and 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from streams.decode.json_names import TIME
 from streams.decode.otlp_commit import encoded, find
 from streams.decode.otlp_names import CONTENT, FLAG, FLOAT, INTEGER, LONG, TEXT
-from streams.decode.wire import HIGH_BITS, equal, get, is_utf8, load8, load64, lowest, put
+from streams.decode.wire import HIGH_BITS, compiled, equal, get, is_utf8, load8, load64, lowest, put
 
 TOPS, ZEROS, SIXES = np.int64(-0x0F0F0F0F0F0F0F10), np.int64(0x3030303030303030), np.int64(0x0606060606060606)
 LOWS, PAIRS, QUADS = np.int64(0x0F0F0F0F0F0F0F0F), np.int64(0x00FF00FF00FF00FF), np.int64(0x0000FFFF0000FFFF)
@@ -26,7 +25,7 @@ TRUE, ALSE, NULL = np.int64(0x65757274), np.int64(0x65736C61), np.int64(0x6C6C75
 TWO_UNITS = 2.0**-51
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def blank(data, at, end):
     """The position of the next byte that is no blank within a line."""
     while at < end:
@@ -37,7 +36,7 @@ def blank(data, at, end):
     return at
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def closing(data, at, end):
     """Where the text that begins at `at` has its closing quote; -1 where an escape, a control character or the end comes first, or it is
     not UTF-8."""
@@ -64,7 +63,7 @@ def closing(data, at, end):
     return np.int64(-1)
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def number(data, at, end):
     """(digits as a whole number, power of ten, next position) of a JSON number; the position is -1 where it is none, or has more than 18
     digits. A number without a point or an exponent has the power 0, any other a power below it: 1.0 is (10, -1)."""
@@ -100,7 +99,7 @@ def number(data, at, end):
     return -whole if negative else whole, power, at
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def narrow_of(whole, power):
     """(float32, whether it is certain) of whole * 10 ** power, rounded to float64 first: of more than 53 bits it may be two units off, and
     where that could change the float32, it is not certain."""
@@ -112,14 +111,14 @@ def narrow_of(whole, power):
     return np.float32(value), np.float32(value * (1 - TWO_UNITS)) == np.float32(value * (1 + TWO_UNITS))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def two(data, at):
     """Two digits as a number, -1 where they are none."""
     tens, units = load8(data, at) - 0x30, load8(data, at + 1) - 0x30
     return tens * 10 + units if 0 <= tens <= 9 and 0 <= units <= 9 else np.int64(-1)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def moment(data, at, end):
     """(microseconds since the epoch, whether it is certain) of RFC 3339 text, YYYY-MM-DDTHH:MM:SS[.digits][Z or +HH:MM]."""
     if end - at < 19:
@@ -162,7 +161,7 @@ def moment(data, at, end):
     return (((days * 24 + hour) * 60 + minute) * 60 + second - ahead) * 1_000_000 + micros, True
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def row_of(
     data, at, end, row, pool, places, prefixes, slots, holds, seed, follows, seen, mark,
     dictionary, tables, firsts, narrow, floats, contents, valid,
@@ -267,7 +266,7 @@ def row_of(
             return np.int64(-1)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def lines_in(data, starts, ends, index, counts):
     """Fill counts[k] with the rows that there can be at most in each record."""
     for k in range(len(index)):
@@ -277,7 +276,7 @@ def lines_in(data, starts, ends, index, counts):
         counts[k] = found
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def take_back(start, first, last, dictionary, firsts, valid):
     """Forget rows, and the texts that only they had: those that lie at `start` or after it."""
     for c in range(len(dictionary)):
@@ -287,7 +286,7 @@ def take_back(start, first, last, dictionary, firsts, valid):
         dictionary[c, 0] = -1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def scan(
     data, starts, ends, index, pool, places, prefixes, slots, holds, seed, follows, seen,
     dictionary, tables, firsts, narrow, floats, contents, valid, begins, odd,

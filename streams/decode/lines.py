@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from streams.decode.wire import compiled
 
 OPEN, CLOSE, NEWLINE, RETURN, SPACE, TAB = ord("{"), ord("}"), ord("\n"), ord("\r"), ord(" "), ord("\t")
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def join_lines(data, starts, ends, index, out, lines):
     """Copy records `index` into `out` (uint8[bytes + records]), each with its blank ends cut off and a newline after it.
 
@@ -34,7 +35,7 @@ def join_lines(data, starts, ends, index, out, lines):
     return at, braces
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def may_hold(data):
     """Whether a quote and `res`, `spe` or `cap` stand anywhere, as in all keys of special kinds: a quick look before the exact one."""
     found = False

@@ -9,7 +9,6 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from streams import names
@@ -32,7 +31,7 @@ from streams.decode.otlp_commit import (
 from streams.decode.otlp_names import AGENT, CONTENT, FLAG, SEED, STREAMS, TEXT, Column, known
 from streams.decode.otlp_scan import count, scan
 from streams.decode.room import MOST_ROWS, built, cut, room_for, texts
-from streams.decode.wire import DEPTH, load8, schema_of
+from streams.decode.wire import DEPTH, compiled, load8, schema_of
 from streams.records import RawBatch, Rows
 
 HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
@@ -75,7 +74,8 @@ class Spans:
         k = self.known = known(tuple(principal))
         r = self.room = room_for(most, len(k.columns) + 1, 7 * len(STREAMS))
         BESIDE.fit(r.rows)
-        self.rows = np.zeros(len(STREAMS), np.int64)
+        rows = np.zeros(2 * len(STREAMS), np.int64)  # now, and before the record
+        self.rows = rows[: len(STREAMS)]
         self.stopped = np.empty(len(index), np.int64)
         table, messages = schema()
         pool = k.pool.ctypes.data - self.data.ctypes.data
@@ -83,8 +83,8 @@ class Spans:
         found = scan(
             self.data, raw.starts, raw.ends, index, raw.offsets, pool, k.attributes, k.attribute_slots, k.words, k.word_slots, SEED, k.uses,
             k.column_of, k.holds, table, messages, np.zeros(2 * 4 * targets, np.int64), np.empty(2 * (targets + 5), np.int64), BESIDE.span,
-            BESIDE.stack, np.zeros(len(k.attributes) + 1, np.int64), r.dictionary, r.tables, r.firsts, r.narrow, r.narrow.view(np.float32),
-            r.contents, r.valid, BESIDE.fixed, self.rows, BESIDE.odd, self.stopped,
+            np.zeros(3, np.int64), BESIDE.stack, np.zeros(len(k.attributes) + 1, np.int64), r.dictionary, r.tables, r.firsts, r.narrow,
+            r.narrow.view(np.float32), r.contents, r.valid, BESIDE.fixed, rows, BESIDE.odd, self.stopped,
         )  # fmt: skip
         self.odd = BESIDE.odd[:found].copy()
 
@@ -140,7 +140,7 @@ class Spans:
         return traces if session is None else pc.coalesce(session.dictionary_decode(), traces.dictionary_decode())
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def hexadecimal(data, ids, digits, out):
     """Spell the 16 bytes at ids[i, 0] in hexadecimal."""
     for i in range(len(ids)):

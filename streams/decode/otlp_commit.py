@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from streams.decode.otlp_names import (
     A2A,
@@ -36,7 +35,8 @@ from streams.decode.otlp_names import (
     TOOL_WORD,
     TRUE_WORD,
 )  # fmt: skip
-from streams.decode.wire import as_double, equal, get, hashed, load64, put
+from streams.decode.room import LEAST_PLACES
+from streams.decode.wire import as_double, compiled, equal, get, hashed, load64, put
 
 ABSENT, STRING, BOOL, INT, DOUBLE, LISTED, OTHER, ODD_LIST = range(8)
 """Kinds of values: a list whose first is a text, something that no column holds as it is, a list that begins with something else."""
@@ -47,11 +47,11 @@ OFFSET, TIME, DURATION, TOKENS, TRACE, TRACE_HIGH, SPAN, PARENT = range(8)
 """What `fixed` has of each row."""
 HAS_TIME, HAS_DURATION, HAS_TOKENS, HAS_TRACE, HAS_SPAN, HAS_PARENT, HAS_SESSION = range(7)
 """Rows of `valid`, for each stream, after those of the columns. The last: the session is the trace, in a dictionary after the columns'."""
-LAST, DISTINCT, MASK = range(3)
+LAST, DISTINCT, MASK, DISTINCT_BEFORE = range(4)
 ENTRY = 0xFFFFFFFF
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def find(data, at, size, pool, places, width, slots, seed):
     """The entry of that name, or -1. `pool`: where the names lie, relative to `data`. `places`: position and size begin each `width`."""
     slot = hashed(data, at, size, seed) & (len(slots) - 1)
@@ -63,14 +63,14 @@ def find(data, at, size, pool, places, width, slots, seed):
     return np.int64(-1)
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def move(cells, to, source):
     """Give a target the value of another cell."""
     for i in range(3):
         put(cells, 4 * to + i, get(cells, 4 * source + i))
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def say(cells, target, at, size):
     """Give a target a text."""
     put(cells, 4 * target, STRING)
@@ -78,7 +78,7 @@ def say(cells, target, at, size):
     put(cells, 4 * target + 2, size)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def settle(data, cells, pool, words, word_slots, seed, before):
     """Find the operation: named, or told by the span's kind or its protocol's method. Returns its stream, NOBODY, or ODD.
 
@@ -115,14 +115,14 @@ def settle(data, cells, pool, words, word_slots, seed, before):
     return get(before, 2)
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def named(cells, target):
     """Whether a target has a text that is not empty, of whatever kind it was written."""
     kind = get(cells, 4 * target)
     return kind == BOOL or kind == INT or kind == ODD_LIST or ((kind == STRING or kind == LISTED) and get(cells, 4 * target + 2) > 0)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def whole(kind, value, limit):
     """(whether it is a whole number from -limit to limit - 1, the number)."""
     if kind == DOUBLE:
@@ -133,23 +133,22 @@ def whole(kind, value, limit):
     return kind == INT and (limit >= 2.0**63 or -limit <= value < limit), value
 
 
-@njit(nogil=True, cache=True)
-def grow(c, dictionary, tables):
-    """Make a dictionary's hash table four times as large, or give it its first 256 places."""
-    before = dictionary[c, MASK] + 1 if dictionary[c, MASK] else 0
-    size = min(4 * before if before else 256, tables.shape[1])
-    kept = tables[c, :before].copy()
+@compiled()
+def grow(data, c, dictionary, tables, firsts, seed):
+    """Make a dictionary's hash table twice as large, or give it its first places."""
+    size = min(max(2 * (dictionary[c, MASK] + 1), LEAST_PLACES), tables.shape[1])
     dictionary[c, MASK] = size - 1
-    tables[c, :size] = 0
-    for entry in kept:
-        if 0 < entry & ENTRY <= dictionary[c, DISTINCT]:
-            slot = (entry >> 32) & (size - 1)
-            while tables[c, slot]:
-                slot = (slot + 1) & (size - 1)
-            tables[c, slot] = entry
+    for slot in range(size):
+        tables[c, slot] = 0
+    for n in range(dictionary[c, DISTINCT]):
+        h = hashed(data, firsts[c, n, 0], firsts[c, n, 1], seed) & ~np.int64(ENTRY)
+        slot = (h >> 32) & (size - 1)
+        while tables[c, slot]:
+            slot = (slot + 1) & (size - 1)
+        tables[c, slot] = h | (n + 1)
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def encoded(data, c, at, size, dictionary, tables, firsts, seed):
     """The number of a text among the distinct ones of its column.
 
@@ -157,14 +156,14 @@ def encoded(data, c, at, size, dictionary, tables, firsts, seed):
     back: their places count as empty.
     """
     first, table = 2 * c * firsts.shape[1], c * tables.shape[1]
-    n = get(dictionary, 3 * c + LAST)
+    n = get(dictionary, 4 * c + LAST)
     if n >= 0 and get(firsts, first + 2 * n + 1) == size:
         before = get(firsts, first + 2 * n)
         if before == at or equal(data, at, before, size):
             return n
-    if 2 * (get(dictionary, 3 * c + DISTINCT) + 1) > get(dictionary, 3 * c + MASK):
-        grow(c, dictionary, tables)
-    mask, distinct = get(dictionary, 3 * c + MASK), get(dictionary, 3 * c + DISTINCT)
+    if 2 * (get(dictionary, 4 * c + DISTINCT) + 1) > get(dictionary, 4 * c + MASK):
+        grow(data, c, dictionary, tables, firsts, seed)
+    mask, distinct = get(dictionary, 4 * c + MASK), get(dictionary, 4 * c + DISTINCT)
     h = hashed(data, at, size, seed) & ~np.int64(ENTRY)
     slot = (h >> 32) & mask
     while True:
@@ -175,16 +174,16 @@ def encoded(data, c, at, size, dictionary, tables, firsts, seed):
             put(tables, table + slot, h | (n + 1))
             put(firsts, first + 2 * n, at)
             put(firsts, first + 2 * n + 1, size)
-            put(dictionary, 3 * c + DISTINCT, n + 1)
+            put(dictionary, 4 * c + DISTINCT, n + 1)
             break
         if entry & ~np.int64(ENTRY) == h and get(firsts, first + 2 * n + 1) == size and equal(data, at, get(firsts, first + 2 * n), size):
             break
         slot = (slot + 1) & mask
-    put(dictionary, 3 * c + LAST, n)
+    put(dictionary, 4 * c + LAST, n)
     return n
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def commit(
     data, stream, row, count, cells, touched, span, pool, words, column_of, holds, seed,
     dictionary, tables, firsts, narrow, floats, contents, valid, fixed,
@@ -282,13 +281,13 @@ def commit(
     return state
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def spelled(data, c, trace, dictionary, tables, firsts, seed):
     """The number of a trace id among the distinct ones."""
     return encoded(data, c, trace, 16, dictionary, tables, firsts, seed)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def forget(column_of, stream, first, last, valid):
     """Take back rows of a stream."""
     for target in range(column_of.shape[1]):

@@ -11,15 +11,17 @@ span that was read stands in `otlp_commit`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from streams.decode.otlp_commit import (
     ABSENT,
     BOOL,
+    DISTINCT,
+    DISTINCT_BEFORE,
     DOUBLE,
     END,
     FINE,
     INT,
+    LAST,
     LISTED,
     MESSAGE,
     MESSAGE_BYTES,
@@ -38,13 +40,13 @@ from streams.decode.otlp_commit import (
     settle,
 )  # fmt: skip
 from streams.decode.otlp_names import OWN, SHARED_ONLY
-from streams.decode.wire import equal, get, is_ascii, is_utf8, load8, load64, put, skip, varint, verify
+from streams.decode.wire import compiled, equal, get, is_ascii, is_utf8, load8, load64, put, skip, varint, verify
 
 LEAST_BYTES = 20
 EVENT_NAME_BYTES = len("gen_ai.evaluation.result")
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def block(data, at, end):
     """(start, stop) of what stands behind the one-byte tag at `at`, by its length; start is -1 where it does not fit."""
     if at + 2 > end:
@@ -59,7 +61,7 @@ def block(data, at, end):
     return start, start + size
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def listed(data, at, end):
     """(kind, start, size) of an AnyValue, verified before, whose only field is a list, bytes or pairs; kind is ABSENT where it is not."""
     number, kind, start, stop = skip(data, at, end)
@@ -75,7 +77,7 @@ def listed(data, at, end):
     return ODD_LIST, at, at
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def odd_field(data, tag, start, stop, span):
     """What a verified field of a span other than an attribute makes of it: FINE, or ODD for an evaluation. A status goes to `span`."""
     at = start
@@ -91,7 +93,7 @@ def odd_field(data, tag, start, stop, span):
     return FINE
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@compiled(forceinline=True)
 def read(data, at, end, of_resource, pool, places, slots, seed, uses, follows, cells, touched, span, schema, messages, stack):
     """Read the attributes of a span, or of a resource, into `cells` (kind, value or position, size, rank), and a span's own fields.
 
@@ -226,7 +228,7 @@ def read(data, at, end, of_resource, pool, places, slots, seed, uses, follows, c
     return state, count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def count(data, starts, ends, index, counts):
     """Fill counts[k] with no fewer spans than `scan` makes rows of: those with room for an attribute that tells of an operation."""
     for k in range(len(index)):
@@ -249,10 +251,10 @@ def count(data, starts, ends, index, counts):
         counts[k] = found
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def scan(
     data, starts, ends, index, offsets, pool, places, slots, words, word_slots, seed, uses, column_of, holds, schema, messages,
-    cells, touched, span, stack, follows, dictionary, tables, firsts, narrow, floats, contents, valid, fixed, rows, odd, stopped,
+    cells, touched, span, operation, stack, follows, dictionary, tables, firsts, narrow, floats, contents, valid, fixed, rows, odd, stopped,
 ):  # fmt: skip
     """Read all records into columns. `cells`: int64[2 * targets * 4], of a span and of its resource; the rest is said in `otlp_columns`.
 
@@ -260,12 +262,13 @@ def scan(
     lie. Returns the number of odd spans.
     """
     odd_count, half, base = 0, len(cells) >> 1, len(touched) >> 1
-    before, distinct, operation = np.zeros(3, np.int64), np.zeros(len(dictionary), np.int64), np.zeros(3, np.int64)
     for k in range(len(index)):
         at, end, stop = starts[index[k]], ends[index[k]], np.int64(FINE)
-        before[0], before[1], before[2] = rows[0], rows[1], odd_count
-        for c in range(len(distinct)):
-            distinct[c] = dictionary[c, 1]
+        first_odd = odd_count
+        for stream in range(2):
+            rows[2 + stream] = rows[stream]
+        for c in range(len(dictionary)):
+            dictionary[c, DISTINCT_BEFORE] = dictionary[c, DISTINCT]
         while at < end and stop == FINE:
             group, after = block(data, at, end)
             if group < 0 or load8(data, at) != 0x0A:
@@ -337,8 +340,9 @@ def scan(
         stopped[k] = stop
         if stop != FINE:  # forget what came before in this record
             for stream in range(2):
-                forget(column_of, stream, before[stream], rows[stream], valid)
-            rows[0], rows[1], odd_count = before[0], before[1], before[2]
-            dictionary[:, 1] = distinct
-            dictionary[:, 0] = -1
+                forget(column_of, stream, rows[2 + stream], rows[stream], valid)
+                rows[stream] = rows[2 + stream]
+            odd_count = first_odd
+            for c in range(len(dictionary)):
+                dictionary[c, DISTINCT], dictionary[c, LAST] = dictionary[c, DISTINCT_BEFORE], -1
     return odd_count

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from streams.decode.wire import compiled
 
 FIELDS = 8
 """Columns of a line's row: start and end of name, labels (-1: none), value, timestamp (-1: none)."""
@@ -11,7 +12,7 @@ SAID = ("", "no metric name", "labels that do not end", "no value", "more than a
 """What is wrong with a line, by code."""
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def blanks(data, at, end):
     """The next position that is no blank."""
     while at < end and (data[at] == 32 or data[at] == 9):
@@ -19,7 +20,7 @@ def blanks(data, at, end):
     return at
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def token(data, at, end):
     """The end of a word."""
     while at < end and data[at] != 32 and data[at] != 9:
@@ -27,7 +28,7 @@ def token(data, at, end):
     return at
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def quoted(data, at, end):
     """The position after the quoted text that begins at `at`, or -1 where it does not end."""
     at += 1
@@ -40,14 +41,14 @@ def quoted(data, at, end):
     return -1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def sample(data, at, end, row):
     """Read one line that is no comment into `row`. Returns a code of `SAID` and the position where reading stopped."""
     row[:] = -1
     start = at
     while at < end:
         c = data[at]
-        if not (97 <= c <= 122 or 65 <= c <= 90 or c in {95, 58} or (48 <= c <= 57 and at > start)):
+        if not (97 <= c <= 122 or 65 <= c <= 90 or c in (95, 58) or (48 <= c <= 57 and at > start)):
             break
         at += 1
     row[0], row[1] = start, at
@@ -90,7 +91,7 @@ def sample(data, at, end, row):
     return 0, at
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def scan(data, start, end, rows, lines):
     """Fill rows[k] (int64[8]) and lines[k] with each sample and its line's number (from 1), in order.
 

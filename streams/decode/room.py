@@ -7,12 +7,13 @@ import threading
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
-from streams.decode.wire import load8
+from streams.decode.wire import compiled, copied
 
 MOST_ROWS = 1 << 16
 """Of one scan; what holds more is scanned in parts."""
+LEAST_PLACES = 256
+"""Of a hash table."""
 ROOMS = threading.local()
 
 
@@ -24,8 +25,8 @@ class Room:
 
     def __init__(self, rows: int, columns: int, flags: int):
         self.rows = rows
-        self.dictionary = np.empty((columns, 3), np.int64)  # last, distinct, mask
-        self.tables = np.empty((columns, max(256, 1 << int(2 * rows + 2).bit_length())), np.int64)
+        self.dictionary = np.zeros((columns, 4), np.int64)  # last, distinct, mask, distinct before the record
+        self.tables = np.empty((columns, max(LEAST_PLACES, 1 << int(2 * rows + 2).bit_length())), np.int64)
         self.firsts = np.empty((columns, rows, 2), np.int64)  # where each distinct text lies
         self.narrow = np.empty((columns, rows), np.int32)  # numbers of texts, whole numbers, flags; floats in the same place
         self.contents = np.empty((columns, rows, 2), np.int64)  # where each content lies; whole numbers of 64 bits
@@ -33,7 +34,7 @@ class Room:
 
     def empty(self, rows: int) -> None:
         """Forget what a scan of at most so many rows left."""
-        self.dictionary[:] = (-1, 0, 0)
+        emptied(self.dictionary, self.tables)
         self.valid[:, :rows] = 0
 
     def distinct(self, data: np.ndarray, c: int) -> pa.Array:
@@ -97,7 +98,20 @@ def texts(data: np.ndarray, places: np.ndarray, valid: np.ndarray, kind: pa.Data
     return pa.Array.from_buffers(kind, len(valid), [bits, pa.py_buffer(bounds), pa.py_buffer(out)], len(valid) - present)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
+def emptied(dictionary, tables):
+    """Forget the texts; the hash tables are as large as these would have made them, since the next batch is likely to have as many."""
+    for c in range(len(dictionary)):
+        size, texts = 0, dictionary[c, 1]
+        if texts:
+            size = LEAST_PLACES
+            while 2 * texts > size - 1:
+                size *= 2
+            tables[c, :size] = 0
+        dictionary[c, 0], dictionary[c, 1], dictionary[c, 2] = -1, 0, max(size - 1, 0)
+
+
+@compiled()
 def measure(places, valid, bounds):
     """Fill bounds[i + 1] with the bytes of the first i + 1 texts; returns the bytes of all."""
     total = 0
@@ -108,11 +122,9 @@ def measure(places, valid, bounds):
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def copy(data, places, valid, bounds, out):
     """Copy texts one after the other."""
     for i in range(len(places)):
         if valid[i]:
-            at, start = places[i, 0], bounds[i]
-            for j in range(places[i, 1]):
-                out[start + j] = load8(data, at + j)
+            copied(out, bounds[i], data, places[i, 0], places[i, 1])

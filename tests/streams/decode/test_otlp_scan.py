@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import numpy as np
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from streams import decode as decoders
 from streams import names
 from streams.decode import Format, otlp
 from streams.decode.otlp_columns import Spans
+from streams.decode.otlp_scan import scan
 from streams.decode.otlp_walk import walk
 from streams.decode.tables import Gathered
 from streams.records import Partition, RawBatch, Rows
@@ -159,6 +165,36 @@ def test_usual_spans_are_not_left_to_the_walk() -> None:
     spans = Spans(raw, np.arange(3), ())
     assert spans.stopped.tolist() == [-1, -1, -1] and spans.rows.tolist() == [3, 0] and not len(spans.odd)
     assert spans.tables()[0].table.column("finish_reason").to_pylist() == ["stop"] * 3
+
+
+def many(first: int, spans: int) -> bytes:
+    """A request with a user of its own in each span but every third."""
+    request = ExportTraceServiceRequest()
+    scope = request.resource_spans.add().scope_spans.add()
+    for i in range(first, first + spans):
+        span = scope.spans.add(trace_id=b"t" * 16, span_id=i.to_bytes(8, "big"), start_time_unix_nano=i + 1, end_time_unix_nano=i + 2000)
+        span.attributes.add(key="gen_ai.operation.name").value.string_value = "chat"
+        span.attributes.add(key="user.id").value.string_value = f"user {i if i % 3 else i // 50}"
+    return request.SerializeToString()
+
+
+def test_what_a_batch_leaves_in_the_dictionaries_does_not_matter() -> None:
+    """Many texts, few, and more again, with records in between that are taken back."""
+    for spans in (700, 3, 1, 2000, 0, 150):
+        values = [GOOD, many(0, spans), many(spans, 300)[:-1], many(spans // 2, spans), b"", many(5000, 2)[:-2], GOOD]
+        raw = RawBatch.of(Partition("t"), values)
+        decoded = otlp.traces(raw, np.flatnonzero(raw.ends > raw.starts), FORMAT)
+        rows, rejected = walked(raw)
+        assert (table(decoded.rows), [r.offset for r in decoded.rejects]) == (rows, rejected)
+        assert rejected == [2, 5]
+
+
+def test_no_scan_counts_references() -> None:
+    """Numba would count them atomically, at the beginning of each function; that took two fifths of a scan."""
+    modules = [importlib.import_module(f"streams.decode.{found.name}") for found in pkgutil.iter_modules(decoders.__path__)]
+    compiled = {thing for module in modules for thing in vars(module).values() if isinstance(thing, Dispatcher)}
+    assert scan in compiled
+    assert [f.__name__ for f in compiled if f.targetoptions.get("_nrt") is not False] == []
 
 
 def test_a_reject_names_the_byte() -> None:
