@@ -9,7 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from streams.decode.format import Format, reject
-from streams.decode.otlp_columns import Spans, parts
+from streams.decode.otlp_columns import Spans, rows_for
 from streams.decode.otlp_walk import REQUESTS, walk
 from streams.decode.room import MOST_ROWS
 from streams.decode.tables import Gathered
@@ -31,16 +31,17 @@ def decode(raw: RawBatch, index: np.ndarray, fmt: Format, stream: str | None) ->
 def traces(raw: RawBatch, index: np.ndarray, fmt: Format) -> Decoded:
     """Records that are requests of traces."""
     out = Decoded()
-    for part, most in parts(raw, index) if len(index) else ():
-        left = np.zeros(len(part), np.int64)
+    while len(index):
+        part, left, most = index[:1], np.zeros(1, np.int64), rows_for(raw, index)
         if most <= MOST_ROWS:
-            spans = Spans(raw, part, fmt.principal, most)
+            spans = Spans(raw, index, fmt.principal, most)
+            part, left = index[: len(spans.stopped)], spans.stopped
             out.rows += spans.tables() + odd_spans(raw, part, spans.odd, fmt)
-            left = spans.stopped
         places = dict(zip(part.tolist(), (left - raw.starts[part]).tolist(), strict=True))
         rest = walked(raw, dict.fromkeys(part[left >= 0].tolist(), "traces"), fmt, places)
         out.rows += rest.rows
         out.rejects += rest.rejects
+        index = index[len(part) :]
     return out
 
 

@@ -30,7 +30,7 @@ from streams.decode.otlp_commit import (
 )  # fmt: skip
 from streams.decode.otlp_names import AGENT, CONTENT, FLAG, SEED, STREAMS, TEXT, Column, known
 from streams.decode.otlp_scan import count, scan
-from streams.decode.room import MOST_ROWS, built, cut, room_for, texts
+from streams.decode.room import MOST_ROWS, built, room_for, texts
 from streams.decode.wire import DEPTH, compiled, load8, schema_of
 from streams.records import RawBatch, Rows
 
@@ -62,11 +62,11 @@ BESIDE = SpanRoom()
 
 
 class Spans:
-    """The spans of some records, scanned.
+    """The spans of some records, scanned, as many records as have at most `most` spans together.
 
-    `stopped`: int64[records], the byte where a record was left to the walk, -1 where it was read. `odd`: int64[n, 5], the spans of read
-    records that the walk must see: record (position in `index`), where its resource lies (with its tag), where it lies itself. Only one
-    scan of a thread can be looked at: the next one writes to the same memory. What `tables` returned stays.
+    `stopped`: int64[records scanned], the byte where a record was left to the walk, -1 where it was read. `odd`: int64[n, 5], the spans of
+    read records that the walk must see: record (position in `index`), where its resource lies (with its tag), where it lies itself. Only
+    one scan of a thread can be looked at: the next one writes to the same memory. What `tables` returned stays.
     """
 
     def __init__(self, raw: RawBatch, index: np.ndarray, principal: Sequence[str], most: int = MOST_ROWS):
@@ -76,17 +76,17 @@ class Spans:
         BESIDE.fit(r.rows)
         rows = np.zeros(2 * len(STREAMS), np.int64)  # now, and before the record
         self.rows = rows[: len(STREAMS)]
-        self.stopped = np.empty(len(index), np.int64)
+        stopped = np.empty(len(index), np.int64)
         table, messages = schema()
         pool = k.pool.ctypes.data - self.data.ctypes.data
         targets = len(k.targets)
-        found = scan(
+        done, found = scan(
             self.data, raw.starts, raw.ends, index, raw.offsets, pool, k.attributes, k.attribute_slots, k.words, k.word_slots, SEED, k.uses,
             k.column_of, k.holds, table, messages, np.zeros(2 * 4 * targets, np.int64), np.empty(2 * (targets + 5), np.int64), BESIDE.span,
             np.zeros(3, np.int64), BESIDE.stack, np.zeros(len(k.attributes) + 1, np.int64), r.dictionary, r.tables, r.firsts, r.narrow,
-            r.narrow.view(np.float32), r.contents, r.valid, BESIDE.fixed, rows, BESIDE.odd, self.stopped,
+            r.narrow.view(np.float32), r.contents, r.valid, BESIDE.fixed, rows, most, BESIDE.odd, stopped,
         )  # fmt: skip
-        self.odd = BESIDE.odd[:found].copy()
+        self.stopped, self.odd = stopped[:done], BESIDE.odd[:found].copy()
 
     def tables(self) -> list[Rows]:
         """Rows of `inference` and `agent`."""
@@ -149,8 +149,10 @@ def hexadecimal(data, ids, digits, out):
             out[i, 2 * j], out[i, 2 * j + 1] = digits[byte >> 4], digits[byte & 15]
 
 
-def parts(raw: RawBatch, index: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    """The records in parts that one scan takes, and the spans that each may have at most."""
-    counts = np.zeros(len(index), np.int64)
-    count(np.frombuffer(raw.data, np.uint8), raw.starts, raw.ends, index, counts)
-    return cut(index, counts)
+def rows_for(raw: RawBatch, index: np.ndarray) -> int:
+    """The rows that a scan of these records should have room for: all that the first may have, a quarter more than all have if they are
+    like it, or as many as one scan takes. To count them all would take a tenth of the scan's time."""
+    first = count(np.frombuffer(raw.data, np.uint8), raw.starts[index[0]], raw.ends[index[0]])
+    size = max(int(raw.ends[index[0]] - raw.starts[index[0]]), 1)
+    alike = 5 * first * int((raw.ends[index] - raw.starts[index]).sum()) // (4 * size)
+    return max(first + 1, min(alike, MOST_ROWS))

@@ -229,41 +229,41 @@ def read(data, at, end, of_resource, pool, places, slots, seed, uses, follows, c
 
 
 @compiled()
-def count(data, starts, ends, index, counts):
-    """Fill counts[k] with no fewer spans than `scan` makes rows of: those with room for an attribute that tells of an operation."""
-    for k in range(len(index)):
-        at, end, found = starts[index[k]], ends[index[k]], 0
-        while at < end:
-            inner, at = block(data, at, end)
-            if inner < 0:
+def count(data, at, end):
+    """No fewer spans of a record than `scan` makes rows of: those with room for an attribute that tells of an operation."""
+    found = 0
+    while at < end:
+        inner, at = block(data, at, end)
+        if inner < 0:
+            break
+        while inner < at:
+            tag = load8(data, inner)
+            scope, inner = block(data, inner, at)
+            if scope < 0:
                 break
-            while inner < at:
-                tag = load8(data, inner)
-                scope, inner = block(data, inner, at)
-                if scope < 0:
+            while tag == 0x12 and scope < inner:
+                tag3 = load8(data, scope)
+                thing, scope = block(data, scope, inner)
+                if thing < 0:
                     break
-                while tag == 0x12 and scope < inner:
-                    tag3 = load8(data, scope)
-                    thing, scope = block(data, scope, inner)
-                    if thing < 0:
-                        break
-                    found += tag3 == 0x12 and scope - thing >= LEAST_BYTES
-        counts[k] = found
+                found += tag3 == 0x12 and scope - thing >= LEAST_BYTES
+    return found
 
 
 @compiled()
 def scan(
     data, starts, ends, index, offsets, pool, places, slots, words, word_slots, seed, uses, column_of, holds, schema, messages,
-    cells, touched, span, operation, stack, follows, dictionary, tables, firsts, narrow, floats, contents, valid, fixed, rows, odd, stopped,
+    cells, touched, span, operation, stack, follows, dictionary, tables, firsts, narrow, floats, contents, valid, fixed, rows, most, odd,
+    stopped,
 ):  # fmt: skip
     """Read all records into columns. `cells`: int64[2 * targets * 4], of a span and of its resource; the rest is said in `otlp_columns`.
 
     stopped[k] is the byte where record k was left to the walk, -1 where it was read; odd[j] says where the j-th odd span and its resource
-    lie. Returns the number of odd spans.
+    lie. Returns (records scanned, odd spans): the record whose spans would come to more than `most` rows is not begun, nor are those after.
     """
     odd_count, half, base = 0, len(cells) >> 1, len(touched) >> 1
     for k in range(len(index)):
-        at, end, stop = starts[index[k]], ends[index[k]], np.int64(FINE)
+        at, end, stop, full = starts[index[k]], ends[index[k]], np.int64(FINE), False
         first_odd = odd_count
         for stream in range(2):
             rows[2 + stream] = rows[stream]
@@ -314,7 +314,9 @@ def scan(
                                 put(touched, n, t)
                                 n += 1
                         stream = settle(data, cells, pool, words, word_slots, seed, operation)
-                        if stream >= 0:
+                        if stream >= 0 and get(rows, stream) == most:
+                            full, stop = True, thing
+                        elif stream >= 0:
                             row = get(rows, stream)
                             stop = np.int64(commit(
                                 data, stream, row, n, cells, touched, span, pool, words, column_of, holds, seed,
@@ -345,4 +347,6 @@ def scan(
             odd_count = first_odd
             for c in range(len(dictionary)):
                 dictionary[c, DISTINCT], dictionary[c, LAST] = dictionary[c, DISTINCT_BEFORE], -1
-    return odd_count
+        if full and k:
+            return k, odd_count
+    return len(index), odd_count

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 
 import numpy as np
+import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from streams import decode as decoders
 from streams import names
-from streams.decode import Format, otlp
+from streams.decode import Format, otlp, otlp_columns
 from streams.decode.otlp_columns import Spans
 from streams.decode.otlp_scan import scan
 from streams.decode.otlp_walk import walk
@@ -187,6 +188,25 @@ def test_what_a_batch_leaves_in_the_dictionaries_does_not_matter() -> None:
         rows, rejected = walked(raw)
         assert (table(decoded.rows), [r.offset for r in decoded.rejects]) == (rows, rejected)
         assert rejected == [2, 5]
+
+
+@pytest.mark.parametrize("most", [1, 2, 8, 50, 1 << 16])
+def test_records_with_more_spans_than_the_first_makes_expect(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows one scan takes: it goes on at the record that it had no room for, and the walk sees one that no scan has."""
+    for module in (otlp, otlp_columns):
+        monkeypatch.setattr(module, "MOST_ROWS", most)
+    request = request_with_everything()
+    request.resource_spans[0].scope_spans[0].spans[0].name = "n" * 5000
+    sparse = request.SerializeToString()
+    raw = RawBatch.of(Partition("t"), [sparse, many(0, 7), GOOD, many(0, 40)[:-1], many(0, 40), GOOD, sparse, many(0, 7), many(0, 9)])
+    scanned = []
+    monkeypatch.setattr(otlp, "Spans", lambda *given: scanned.append(Spans(*given)) or scanned[-1])
+    decoded = otlp.traces(raw, np.arange(len(raw)), FORMAT)
+    rows, rejected = walked(raw)
+    assert (table(decoded.rows), [r.offset for r in decoded.rejects]) == (rows, rejected)
+    assert rejected == [3]
+    assert sum(len(spans.stopped) for spans in scanned) == {1: 1, 2: 1, 8: 7, 50: 9, 1 << 16: 9}[most]
+    assert len(scanned) > 1 or most <= 2
 
 
 def test_no_scan_counts_references() -> None:
