@@ -40,13 +40,13 @@ ARROW_ROWS, WIDTH = 60, 1024
 def arrow_records(n: int) -> list[bytes]:
     """Requests with an embedding, 245 KB a record."""
     generator, values = np.random.default_rng(0), []
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(generator.normal(size=ARROW_ROWS * WIDTH).astype(np.float32)), WIDTH)
     for k in range(n):
+        numbers = generator.standard_normal(ARROW_ROWS * WIDTH, np.float32)
         table = pa.table({
             "time": pa.array(T0 + (k * ARROW_ROWS + np.arange(ARROW_ROWS)) * 500, pa.timestamp("us", tz="UTC")),
             "principal": [f"p{i % 50}" for i in range(ARROW_ROWS)], "model": ["m"] * ARROW_ROWS,
             "input_tokens": pa.array(generator.integers(1, 4000, ARROW_ROWS), pa.int32()),
-            "embedding": embedding,
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(numbers), WIDTH),
         })  # fmt: skip
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:

@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.state import State
+from kernels.countsketch import sketched
 from streams.names import SPARSE
 
 KEY_CHARACTERS = 256
+SKETCH = 256
+"""Coordinates that a vector's sketch has at most."""
 
 
 def bounded(key: str) -> str:
@@ -43,6 +46,27 @@ def distinct(codes: np.ndarray, values: int) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(there), (np.cumsum(there) - 1)[codes]
 
 
+def vectors(column: pa.Array) -> np.ndarray | None:
+    """As `Batch.vectors`."""
+    if pa.types.is_fixed_size_list(column.type) and len(column) and not column.null_count and column.type.list_size:
+        out = column.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    else:
+        if pa.types.is_fixed_size_list(column.type):
+            column = column.cast(pa.list_(column.type.value_type))
+        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        if not (lengths > 0).any():
+            return None
+        width = int(np.bincount(lengths[lengths > 0]).argmax())
+        fits = lengths == width
+        if fits.all():
+            out = column.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, width)
+        else:
+            out = np.full((len(column), width), np.nan, np.float32)
+            out[fits] = column.filter(pa.array(fits)).flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, width)
+    out.flags.writeable = False  # of either kind: kernels are compiled once
+    return out
+
+
 class Batch:
     """Rows of one stream in the order of their partition.
 
@@ -67,6 +91,8 @@ class Batch:
         self.age_us = np.full(len(time_us), -1, np.int64)
         self.lead_us = np.zeros(len(time_us), np.int64)
         self._codes: dict[str, tuple[np.ndarray, list[str | None]]] = {}
+        self._vectors: dict[str, np.ndarray | None] = {}
+        self._sketches: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
 
     def __len__(self) -> int:
         return len(self.time_us)
@@ -104,19 +130,19 @@ class Batch:
         return self.table.column(name)
 
     def vectors(self, name: str) -> np.ndarray | None:
-        """float32[n, d] of a column of lists, d the commonest length; NaN where null or of another length. None where all are null."""
-        column = self.table.column(name)
-        if pa.types.is_fixed_size_list(column.type):
-            column = column.cast(pa.list_(column.type.value_type))
-        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        if not (lengths > 0).any():
-            return None
-        width = int(np.bincount(lengths[lengths > 0]).argmax())
-        fits = lengths == width
-        values = column.filter(pa.array(fits)).flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
-        out = np.full((len(self), width), np.nan, np.float32)
-        out[fits] = values.reshape(-1, width)
-        return out
+        """float32[n, d] of a column of lists, d the commonest length; NaN where null or of another length. None where all are null. Not to
+        be written to: where no row is missing it is the column's own memory."""
+        if name not in self._vectors:
+            self._vectors[name] = vectors(self.table.column(name))
+        return self._vectors[name]
+
+    def sketches(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """(float32[n, min(d, 256)], float64[n]): `vectors` sketched by `kernels.countsketch`, and their lengths, not finite where a row has
+        no whole vector. None where `vectors` are."""
+        if name not in self._sketches:
+            whole = self.vectors(name)
+            self._sketches[name] = None if whole is None else sketched(whole, SKETCH)
+        return self._sketches[name]
 
     def codes(self, name: str) -> tuple[np.ndarray, list[str | None]]:
         """(int32[n], values): each row's position in the list of distinct values; a null is a value of its own (None), if there is one."""

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from engine.batch import Batch
-from engine.detectors.extraction_views import embedding, ragged
-from kernels import rowsums
+from engine.detectors.extraction_views import ragged
+from kernels import countsketch, rowsums
 from kernels.surprisal import hashes
 from kernels.textsketch import textsketch
 
@@ -36,13 +36,12 @@ def content(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     text)."""
     n = len(batch)
     values, kind, size = np.zeros((n, 0), np.float32), np.full(n, -1), np.zeros(n, np.int64)
-    vectors = embedding(batch)
-    if vectors is not None:
-        norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-        fit = (np.isfinite(norm) & (norm > 0))[:, 0]
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], (vectors.shape[1], CONTENT)).astype(np.float32) / np.sqrt(CONTENT)
+    sketches = batch.sketches("embedding") if "embedding" in batch.columns else None
+    if sketches is not None:
+        short, length = sketches
+        fit = np.isfinite(length) & (length > 0)
         values = np.zeros((n, CONTENT), np.float32)
-        values[fit] = (vectors[fit] / norm[fit]) @ signs
+        values[fit] = in_directions(short[fit]) / length[fit, None]
         kind[fit] = 1
     if "prompt" in batch.columns:
         text = ragged(batch.array("prompt"))
@@ -55,6 +54,14 @@ def content(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             values[fit] = projection[fit]
             kind[fit] = 0
     return values, kind, size
+
+
+def in_directions(short: np.ndarray) -> np.ndarray:
+    """float32[n, CONTENT]: vectors in random directions; sketches of more coordinates are sketched again."""
+    if short.shape[1] > CONTENT:
+        return countsketch.sketched(short, CONTENT)[0]
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (short.shape[1], CONTENT)).astype(np.float32) / np.sqrt(CONTENT)
+    return np.asarray(short @ signs)
 
 
 def bins(batch: Batch, kind: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Drift of meaning: do a model's embeddings, or its prompts, still come from where they came from? One test per model, on all partitions.
 
 observe   maps each row to random Fourier features and adds them up by pane of event time (`kernels.rff`); a producer's `embedding`, and of
-          prompts the projection of their hashed n-grams (`kernels.textsketch`). A row is taken at length 1, with half the logarithm of its
-          length beside it, so that one set of bandwidths (1/4 to 2) serves every model of embeddings
+          prompts the projection of their hashed n-grams (`kernels.textsketch`). Embeddings of more than 256 numbers are sketched to as many
+          (`kernels.countsketch`). A row is taken at length 1, with half the logarithm of its length beside it, so that one set of
+          bandwidths (1/4 to 2) serves every model of embeddings
 merge     adds the panes of all partitions; a window closes when it has 256, 1,024 or 4,096 rows
 judge     the squared maximum mean discrepancy (MMD) between window and reference. Its null is a sum of chi-squares; their first three
           moments, and how much the stream wanders by itself (tau), are learned from blocks of the reference
@@ -31,7 +32,7 @@ from engine.detectors.extraction_views import ragged
 from engine.finding import Context, Finding, Judgement, Scores, Settings
 from engine.sketch import Sketch, added
 from engine.state import ArraySpec, State
-from kernels import rff
+from kernels import countsketch, rff
 from kernels.textsketch import textsketch
 
 FEATURES = 512
@@ -40,6 +41,17 @@ TEXT_DIMS = 256
 BLOCK_ROWS = 64
 LEARNING_PANES = 8
 MOST_BLOCKS = 1024
+SHORTEST = float(np.finfo(np.float32).tiny)
+
+
+def unit(vectors: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """float32[rows, d + 1]: these vectors at length 1, and half the logarithm of their lengths."""
+    if len(rows) < len(vectors):
+        vectors, lengths = vectors[rows], lengths[rows]
+    out = np.empty((len(vectors), vectors.shape[1] + 1), np.float32)
+    np.multiply(vectors, (1 / lengths).astype(np.float32)[:, None], out=out[:, :-1])
+    out[:, -1] = np.log(lengths) / 2
+    return out
 
 
 class DriftEmbeddingsSettings(Settings):
@@ -149,27 +161,25 @@ class DriftEmbeddings:
 
     def observe(self, batch: Batch, state: State) -> None:
         """Add the features of rows that have an embedding or a prompt; late rows are left out."""
-        views = [("embedding", batch.vectors("embedding"))] if "embedding" in batch.columns else []
+        views = []
+        if "embedding" in batch.columns and (sketches := batch.sketches("embedding")) is not None:
+            width = batch.vectors("embedding").shape[1]  # type: ignore[union-attr]
+            views.append((f"embedding[{width}]", *sketches))
         if self.settings.prompts and "prompt" in batch.columns:
             texts = ragged(batch.array("prompt"))
             projection = textsketch(texts["data"], texts["starts"], dims=TEXT_DIMS, hashes=0).projection
             projection[np.diff(texts["starts"]) == 0] = np.nan
-            views.append(("prompt", projection))
+            views.append(("prompt", *countsketch.sketched(projection, TEXT_DIMS)))
         if not views:
             return
         codes, models = batch.keys(("model",))
         pane = batch.time_us // self.pane_us
         samples.fold(state, self.name, batch, pane, self.pane_us, np.where(batch.late, -1, codes), models)
-        for name, vectors in views:
-            if vectors is None:
-                continue
-            lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-            here = ~batch.late & np.isfinite(lengths) & (lengths > 0)
+        for view, short, lengths in views:
+            here = ~batch.late & np.isfinite(lengths) & (lengths >= SHORTEST)
             for code in np.unique(codes[here]).tolist():
                 rows = np.flatnonzero(here & (codes == code))
-                unit = np.column_stack([vectors[rows] / lengths[rows, None], np.log(lengths[rows]) / 2]).astype(np.float32)
-                series = f"{models[code]}/{name}[{vectors.shape[1]}]" if name == "embedding" else f"{models[code]}/{name}"
-                self._fold(state, series, pane[rows], unit)
+                self._fold(state, f"{models[code]}/{view}", pane[rows], unit(short, lengths, rows))
 
     def _fold(self, state: State, series: str, pane: np.ndarray, unit: np.ndarray) -> None:
         seen = state.records.setdefault("drift_embeddings.seen", {})

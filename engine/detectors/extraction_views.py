@@ -19,6 +19,8 @@ from engine.state import State
 from kernels import recent, surprisal
 
 POINT_DIMS = 32
+SKETCH_DIMS = 128
+"""Longer vectors are sketched before they are projected."""
 RECENT_ROWS = 64
 RECENT_TEXTS = 32
 LEAST_COLUMNS = 8
@@ -142,7 +144,8 @@ class VectorView:
         vectors = rows["vectors"].astype(np.float64)
         spread = vectors.std(0)
         spread = np.maximum(spread, 0.1 * np.median(spread) + 1e-9)
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], (vectors.shape[1], POINT_DIMS)) / np.sqrt(vectors.shape[1])
+        dims = vectors.shape[1]
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (min(dims, SKETCH_DIMS), POINT_DIMS)) / np.sqrt(dims)
         reference = {
             "center": vectors.mean(0).astype(np.float32), "spread": spread.astype(np.float32), "signs": signs.astype(np.float32),
         }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kernels import countsketch
 from kernels.recent import cpu
 
 FEATURES = ("nearest", "near_mean", "mean_distance", "step", "class_nearest")
@@ -48,19 +49,25 @@ def whole(vectors: np.ndarray) -> np.ndarray:
     return out
 
 
-def placed(vectors: np.ndarray, center: np.ndarray, spread: np.ndarray, signs: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
-    """(points float32[n, p], distance float32[n]): vectors in units of `spread` [d] around `center` [d], at most `most` of them, projected
-    by `signs` [d, p]; and the root mean square of those units. `vectors`: float32[n, d]. A row's result does not depend on the others'.
+def placed(
+    vectors: np.ndarray, center: np.ndarray, spread: np.ndarray, directions: np.ndarray, most: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(points float32[n, p], distance float32[n]): vectors in units of `spread` [d] around `center` [d], at most `most` of them,
+    sketched to w coordinates (`kernels.countsketch`) and projected by `directions` [w, p], w <= d; and the root mean square of those units.
+    `vectors`: float32[n, d]. A row's result does not depend on the others'.
 
     >>> points, distance = placed(np.float32([[3, 1]]), np.float32([1, 1]), np.float32([2, 1]), np.float32([[1, -1], [1, 1]]), 20)
     >>> points.tolist(), distance.round(3).tolist()
     ([[1.0, -1.0]], [0.7070000171661377])
     """
     n, d = vectors.shape
-    if not len(center) == len(spread) == len(signs) == d:
-        raise ValueError(f"vectors {vectors.shape} do not fit a center of {len(center)}, a spread of {len(spread)}, signs {signs.shape}")
-    points, distance = np.empty((n, signs.shape[1]), np.float32), np.empty(n, np.float32)
-    cpu.placed(vectors, center, spread, signs, np.float32(most), points, distance)
+    if not len(center) == len(spread) == d >= len(directions):
+        raise ValueError(
+            f"vectors {vectors.shape} do not fit a center of {len(center)}, a spread of {len(spread)}, directions {directions.shape}"
+        )
+    points, distance = np.empty((n, directions.shape[1]), np.float32), np.empty(n, np.float32)
+    signs = countsketch.signs(d, len(directions))
+    cpu.placed(vectors, center, (1 / spread).astype(np.float32), signs, directions, np.float32(most), points, distance)
     return points, distance
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from kernels.countsketch.cpu import sketch, square
+
 
 @njit(nogil=True, cache=True, fastmath={"reassoc"})
 def nothing(values):
@@ -21,25 +23,39 @@ def whole(vectors, out):
         out[i] = nothing(vectors[i]) == 0
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc"})
-def mean_square(values):
-    total = 0.0
-    for j in range(len(values)):
-        total += np.float64(values[j]) * np.float64(values[j])
-    return total / len(values)
+@njit(nogil=True, cache=True)
+def units(vector, center, scale, most, z):
+    for j in range(len(z)):
+        z[j] = min(max((vector[j] - center[j]) * scale[j], -most), most)
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def projected(short, directions, out):
+    """out = short @ directions, eight coordinates at a time: sums of few terms that wait for each other."""
+    whole = len(short) - len(short) % 8
+    out[:] = 0
+    for j in range(0, whole, 8):
+        a, b, c, d = short[j], short[j + 1], short[j + 2], short[j + 3]
+        e, f, g, h = short[j + 4], short[j + 5], short[j + 6], short[j + 7]
+        for k in range(len(out)):
+            ab = a * directions[j, k] + b * directions[j + 1, k]
+            cd = c * directions[j + 2, k] + d * directions[j + 3, k]
+            ef = e * directions[j + 4, k] + f * directions[j + 5, k]
+            gh = g * directions[j + 6, k] + h * directions[j + 7, k]
+            out[k] += (ab + cd) + (ef + gh)
+    for j in range(whole, len(short)):
+        for k in range(len(out)):
+            out[k] += short[j] * directions[j, k]
 
 
 @njit(nogil=True, cache=True)
-def placed(vectors, center, spread, signs, most, points, distance):
-    z = np.empty(vectors.shape[1], np.float32)
+def placed(vectors, center, scale, signs, directions, most, points, distance):
+    z, short = np.empty(vectors.shape[1], np.float32), np.empty(len(directions), np.float32)
     for i in range(len(vectors)):
-        for j in range(len(z)):
-            z[j] = min(max((vectors[i, j] - center[j]) / spread[j], -most), most)
-        distance[i] = np.sqrt(mean_square(z))
-        points[i, :] = 0
-        for j in range(len(z)):
-            for k in range(points.shape[1]):
-                points[i, k] += z[j] * signs[j, k]
+        units(vectors[i], center, scale, most, z)
+        distance[i] = np.sqrt(square(z) / len(z))
+        sketch(z, signs, short)
+        projected(short, directions, points[i])
 
 
 @njit(nogil=True, cache=True)

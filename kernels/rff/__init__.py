@@ -88,7 +88,10 @@ def rff(x, slots, w, sums, counts):
 
     check(x, slots, w, sums, counts)
     if len(x):
-        cpu.fold(cpu.bfloat16(np.ascontiguousarray(x)), cpu.usable(x, slots), np.ascontiguousarray(w), sums, counts)
+        near = np.empty(x.shape, np.float32)
+        usable = cpu.rounded(np.ascontiguousarray(x).view(np.uint32), slots, near.view(np.uint32))
+        fold = cpu.fold_by_all if x.size * w.shape[1] >= cpu.MANY else cpu.fold
+        fold(near, usable, np.ascontiguousarray(w), sums, counts)
     return sums, counts
 
 

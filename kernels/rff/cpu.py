@@ -1,4 +1,5 @@
 """Numba: rff. Threads own columns, so that sums need no lock; a block of frequencies stays in the cache while all rows pass by.
+Small batches are one thread's.
 
 Angles are in turns: their fraction is taken by rounding, and cosine and sine are polynomials of its square, which LLVM vectorises.
 A row's angles are added up in one fixed order wherever it lies, so that the cut into batches cannot change them.
@@ -11,6 +12,8 @@ from numba import njit, prange
 
 COLUMNS = 128  # frequencies of a task: 192 KB at d = 384
 ROWS = 4  # rows at once: each frequency that is loaded serves four of them
+MANY = 1 << 28  # products: some 3 ms. Threads that wait for each other on busy cores lose more than fewer would bring
+INFINITE = np.uint32(0x7F800000)
 MOST_TURNS = np.float32(1 << 22)  # beyond this float32 has no fraction to speak of
 SCALE = np.float32(1 << 14)
 ZERO = np.float32(0)
@@ -26,15 +29,17 @@ S0, S1, S2, S3 = (
 S4, S5, S6 = np.float32(42.02592849731445), np.float32(-14.899847030639648), np.float32(3.2381374835968018)
 
 
-@njit(nogil=True, cache=True, parallel=True)
-def usable(x, slots):
-    """int32[n]: the slots, -1 where a row has a value that is not finite."""
+@njit(nogil=True, cache=True)
+def rounded(x, slots, bits):
+    """int32[n]: the slots, -1 where a row has a value that is not finite; `bits`: uint32[n, d], the rows rounded as by `bfloat16`."""
     out = np.empty(len(slots), np.int32)
-    for i in prange(len(slots)):
-        finite = True
+    for i in range(len(slots)):
+        most = np.uint32(0)
         for j in range(x.shape[1]):
-            finite &= abs(x[i, j]) < np.inf
-        out[i] = slots[i] if finite else -1
+            word = x[i, j]
+            most = max(most, word & np.uint32(0x7FFFFFFF))
+            bits[i, j] = (word + (((word >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))) & np.uint32(0xFFFF0000)
+        out[i] = slots[i] if most < INFINITE else -1
     return out
 
 
@@ -113,23 +118,36 @@ def add_features(turns, cosines, sines):
         sines[j] += np.int32(np.rint(q * SCALE))
 
 
-@njit(nogil=True, cache=True, parallel=True)
+@njit(nogil=True, cache=True)
+def fold_block(x, slots, rows, block, first, half, sums):
+    """Add a block of features, from column `first` on, of all rows."""
+    width = min(COLUMNS, half - first)
+    turns = np.empty((ROWS, COLUMNS), np.float32)
+    quad = np.empty(ROWS, np.int64)
+    for start in range(0, len(rows), ROWS):
+        filled = min(ROWS, len(rows) - start)
+        for r in range(ROWS):
+            quad[r] = rows[start + min(r, filled - 1)]  # the last rows again where there are no four
+        products(x, quad, block, 0, width, turns)
+        for r in range(filled):
+            state = sums[slots[quad[r]]]
+            add_features(turns[r, :width], state[first : first + width], state[half + first : half + first + width])
+
+
+@njit(nogil=True, cache=True)
 def fold(x, slots, w, sums, counts):
-    rows = np.flatnonzero(slots >= 0)
+    rows, blocks = np.flatnonzero(slots >= 0), packed(w)
     for i in rows:
         counts[slots[i]] += 1
-    half = w.shape[1]
-    blocks = packed(w)
+    for task in range(len(blocks)):
+        fold_block(x, slots, rows, blocks[task], task * COLUMNS, w.shape[1], sums)
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def fold_by_all(x, slots, w, sums, counts):
+    """As `fold`, by all threads."""
+    rows, blocks = np.flatnonzero(slots >= 0), packed(w)
+    for i in rows:
+        counts[slots[i]] += 1
     for task in prange(len(blocks)):
-        first = task * COLUMNS
-        width = min(COLUMNS, half - first)
-        turns = np.empty((ROWS, COLUMNS), np.float32)
-        quad = np.empty(ROWS, np.int64)
-        for start in range(0, len(rows), ROWS):
-            filled = min(ROWS, len(rows) - start)
-            for r in range(ROWS):
-                quad[r] = rows[start + min(r, filled - 1)]  # the last rows again where there are no four
-            products(x, quad, blocks[task], 0, width, turns)
-            for r in range(filled):
-                state = sums[slots[quad[r]]]
-                add_features(turns[r, :width], state[first : first + width], state[half + first : half + first + width])
+        fold_block(x, slots, rows, blocks[task], task * COLUMNS, w.shape[1], sums)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kernels import recent
+from tests.naive import countsketch
 
 HELD = 24
 
@@ -84,6 +85,21 @@ def test_a_row_is_placed_alike_whatever_stands_beside_it():
     alone = [recent.placed(v[None], center, spread, signs, 20) for v in vectors]
     np.testing.assert_array_equal(points, np.concatenate([p for p, _ in alone]))
     np.testing.assert_array_equal(distance, np.concatenate([d for _, d in alone]))
+
+
+def test_long_vectors_are_sketched_before_they_are_projected():
+    rng = np.random.default_rng(4)
+    vectors, directions = rng.normal(size=(20, 300)).astype(np.float32), rng.choice([-1, 1], (64, 11)).astype(np.float32)
+    center, spread = rng.normal(size=300).astype(np.float32), rng.uniform(0.5, 2, 300).astype(np.float32)
+    points, distance = recent.placed(vectors, center, spread, directions, 2)
+    z = np.clip((vectors.astype(np.float64) - center) / spread, -2, 2)
+    short = np.array([countsketch.sketched(row.tolist(), 64)[0] for row in z])
+    np.testing.assert_allclose(points, short @ directions, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(distance, np.sqrt(np.mean(z**2, axis=1)), rtol=1e-5)
+    alone = np.concatenate([recent.placed(v[None], center, spread, directions, 2)[0] for v in vectors])
+    np.testing.assert_array_equal(points, alone)
+    with pytest.raises(ValueError, match="do not fit"):
+        recent.placed(vectors[:, :50], center[:50], spread[:50], directions, 2)
 
 
 def test_repeats_are_of_the_same_key_and_recent():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.rff import SCALE, empty, frequencies, mean_features, median_distance, mmd2, rff
+from kernels.rff import SCALE, cpu, empty, frequencies, mean_features, median_distance, mmd2, rff
 from tests.kernels.tolerances import TOLERANCES
 from tests.naive import rff as naive
 
@@ -53,6 +53,16 @@ def test_the_cut_into_batches_does_not_matter(cuts, d):
     np.testing.assert_array_equal(state[0], whole[0])
     order = np.random.default_rng(7).permutation(101)
     np.testing.assert_array_equal(rff(x[order], slots[order], w, *empty(4, 272))[0], whole[0])
+
+
+def test_one_thread_and_all_add_the_same(monkeypatch):
+    x, w = rows(300, 40, 5), frequencies(40, 520, 1.0, 3)
+    slots = np.random.default_rng(6).integers(-1, 4, 300).astype(np.int32)
+    alone = rff(x, slots, w, *empty(4, 520))
+    monkeypatch.setattr(cpu, "MANY", 0)
+    together = rff(x, slots, w, *empty(4, 520))
+    np.testing.assert_array_equal(together[0], alone[0])
+    np.testing.assert_array_equal(together[1], alone[1])
 
 
 def test_one_hot_key_has_all_rows():

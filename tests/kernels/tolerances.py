@@ -25,6 +25,7 @@ TOLERANCES = {
     "neighbors": Tolerance(1e-6, 1e-6),  # neighbours chosen in float32, distances in float64
     "peers": Tolerance(1e-12, 1e-12),
     "rff": Tolerance(0, 1e-4),  # of a row's feature: float32 angles, rounded to 2**-14
+    "countsketch": Tolerance(0, 1e-6),  # of a row's length: sums of a few float32
     "textsketch": Tolerance(1e-6, 0),  # integers, divided by their norm in float32
     "transitions": Tolerance(1e-12, 1e-12),
     "transitions.cuda": Tolerance(1e-9, 1e-9),  # float64 logarithms of another library
