@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from kafka import ConsumerGroupMetadata
@@ -41,6 +42,14 @@ def messages(*idents: str) -> list[Message]:
     return [Message(i, "alert", i, i.encode()) for i in idents]
 
 
+def in_time(read: Callable[[], Any], wanted: Any) -> Any:
+    """What is read at last: a broker answers a commit when it is decided, and shows what is committed a moment later."""
+    deadline = time.monotonic() + 20
+    while (found := read()) != wanted and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
 def ids(kafka: Cluster, topic: str) -> Counter[str]:
     return Counter(dict(r.headers)["telltale-id"].decode() for r in committed(kafka, topic))
 
@@ -70,9 +79,10 @@ def test_what_a_dead_owner_published_is_confirmed_and_what_it_left_open_is_ended
         old.send(messages("d"), ticket(member))
     assert new.send(messages("a"), ticket(member)) == {"a"}
     assert all(new.mark()[place] >= kept[place] for place in of_both)
-    assert ids(kafka, topic) == {"a": 1, "b": 1, "c": 1}
-    committed_offset = member._consumer.committed(member._consumer.assignment().copy().pop())
-    assert committed_offset == 5, "the group's offsets are in the transaction"
+    everything = {"a": 1, "b": 1, "c": 1}
+    assert in_time(lambda: ids(kafka, topic), everything) == everything
+    (place,) = member._consumer.assignment()
+    assert in_time(lambda: member._consumer.committed(place), 5) == 5, "the group's offsets are in the transaction"
     new.close()
     old.close()
 
@@ -87,7 +97,7 @@ def test_a_generation_that_is_over_publishes_nothing(kafka: Cluster, member: Kaf
         sink.send(messages("a"), stale)
     assert ids(kafka, topic) == {}
     assert sink.send(messages("a"), now) == {"a"}
-    assert ids(kafka, topic) == {"a": 1}
+    assert in_time(lambda: ids(kafka, topic), {"a": 1}) == {"a": 1}
     sink.close()
 
 
@@ -105,5 +115,6 @@ def test_a_transaction_in_doubt_is_looked_up(kafka: Cluster, member: KafkaSource
     with pytest.raises(ConnectionError, match="reset"):
         sink.send(messages("b"), ticket(member))
     assert sink.send(messages("b", "c"), ticket(member)) == {"b", "c"}
-    assert ids(kafka, topic) == {"a": 1, "b": 1, "c": 1}
+    everything = {"a": 1, "b": 1, "c": 1}
+    assert in_time(lambda: ids(kafka, topic), everything) == everything
     sink.close()
