@@ -151,7 +151,8 @@ class Batch:
             if not pa.types.is_dictionary(column.type):
                 column = column.dictionary_encode()
             values = column.dictionary.to_pylist()
-            codes = column.indices.fill_null(len(values)).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+            indices = column.indices.fill_null(len(values)) if column.null_count else column.indices
+            codes = indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
             if column.null_count:
                 values.append(None)
             self._codes[name] = codes, values

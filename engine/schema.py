@@ -30,7 +30,8 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
     if not rows.table.num_rows:
         return None, []
     table, bad = typed(rows)
-    time_us = pc.cast(table.column("time"), pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    time_us = table.column("time").cast(pa.int64())
+    time_us = (time_us.fill_null(0) if time_us.null_count else time_us).to_numpy(zero_copy_only=False)
     stamped = raw.timestamps_ms[np.searchsorted(raw.offsets, rows.offsets)]
     ahead = (stamped >= 0) & (time_us > stamped * 1000 + future_us)
     if ahead.any():

@@ -240,7 +240,9 @@ def ragged(column: pa.Array) -> dict[str, np.ndarray]:
     """{data uint8, starts int64[n + 1]} of a text column; a null is empty."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    column = pc.fill_null(column.cast(pa.large_string()), "")
+    column = column.cast(pa.large_string())
+    if column.null_count:
+        column = pc.fill_null(column, "")
     _, offsets, data = column.buffers()
     starts = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
     return {"data": np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8), "starts": starts}
