@@ -172,9 +172,15 @@ def normal_scores(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 def reference(scores: np.ndarray, mean: np.ndarray, precision: np.ndarray, edges: np.ndarray) -> tailcounts.Reference:
     """As `kernels.tailcounts` wants it. A feature is needed for the combination if it has a part in it, and more than one value."""
-    quantiles = special.ndtri((np.arange(2 * scores.shape[1] + 1) / 2 + 0.5) / (scores.shape[1] + 1))
     needed = (scores[:, 0] < scores[:, -1]) & (np.diag(precision) > 0)
-    return tailcounts.Reference(scores, quantiles, mean, precision, needed, np.ascontiguousarray(edges[0]), np.ascontiguousarray(-edges[1]))
+    ranks = scores_of_ranks(scores.shape[1])
+    return tailcounts.Reference(scores, ranks, mean, precision, needed, np.ascontiguousarray(edges[0]), np.ascontiguousarray(-edges[1]))
+
+
+@lru_cache(maxsize=8)
+def scores_of_ranks(m: int) -> np.ndarray:
+    """float64[2 m + 1]: the normal score of each mid-rank among m values, 0, 1/2, 1, ... m."""
+    return np.asarray(special.ndtri((np.arange(2 * m + 1) / 2 + 0.5) / (m + 1)))
 
 
 def with_combination(values: np.ndarray, scores: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np.ndarray:
