@@ -1,10 +1,11 @@
 """From Kafka to alerts, beside clients that fetch the same records from the same broker and drop them: `make bench-ingest`.
 
-    python -m benchmarks.end_to_end [--rows 1500000] [--partitions 4] [--codec lz4] [--client PYTHON] [--rounds 3]
+    python -m benchmarks.end_to_end [--rows 6000000] [--partitions 4] [--codec lz4] [--client PYTHON] [--rounds 3]
 
 Small records are JSON of about 100 bytes, large ones OTLP requests of 500 spans (265 KB) and Arrow batches of requests with embeddings
-(245 KB). The engine runs all detectors with a Kafka sink and checkpoints, in one process. Rates count from the first records that come
-to the last; rounds alternate, and the median of each is taken. `--client`: a Python that has confluent-kafka. Needs a Kafka, found as the
+(245 KB). The engine runs all detectors with a Kafka sink and checkpoints, in one process. Rates count from the assignment of the
+partitions to the last record, and of the second half of the records alone: what goes on when references are learned and fetching has
+begun. Rounds alternate, and the median of each is taken. `--client`: a Python that has confluent-kafka. Needs a Kafka, found as the
 tests find it.
 """
 
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numba
@@ -65,9 +66,9 @@ def engine_over(cluster: Cluster, topic: str, folder: Path, alerts: str) -> Engi
     return make_engine(config, make_kafka_source(config), None)
 
 
-def rate(source: KafkaSource, turn: Callable[[], int], count: int) -> float:
-    """Records a second, from the moment when the partitions are assigned until the last record is done with."""
-    told, first, seen = source._on_assigned, list[float](), 0
+def rate(source: KafkaSource, turn: Callable[[], int], count: int) -> tuple[float, float]:
+    """Records a second, from the moment when the partitions are assigned until the last record is done with; and of the second half."""
+    told, first, seen, half = source._on_assigned, list[float](), 0, (0, 0.0)
 
     def assigned(partitions: Sequence[Partition]) -> None:
         told(partitions)
@@ -76,11 +77,14 @@ def rate(source: KafkaSource, turn: Callable[[], int], count: int) -> float:
     source._on_assigned = assigned
     while seen < count:
         seen += turn()
-    return seen / (time.perf_counter() - first[0])
+        if not half[0] and 2 * seen >= count:
+            half = seen, time.perf_counter()
+    ended = time.perf_counter()
+    return seen / (ended - first[0]), (seen - half[0]) / (ended - half[1])
 
 
-def scored(cluster: Cluster, topic: str, folder: Path, alerts: str, count: int) -> tuple[float, Engine]:
-    """The rate of the engine, and the engine, closed."""
+def scored(cluster: Cluster, topic: str, folder: Path, alerts: str, count: int) -> tuple[tuple[float, float], Engine]:
+    """The rates of the engine, and the engine, closed."""
     engine = engine_over(cluster, topic, folder, alerts)
     found = rate(engine.source, lambda: engine.step(0.5), count)  # type: ignore[arg-type]
     assert not engine.rejected, engine.rejected
@@ -88,8 +92,8 @@ def scored(cluster: Cluster, topic: str, folder: Path, alerts: str, count: int) 
     return found, engine
 
 
-def dropped(cluster: Cluster, topic: str, count: int, raw: bool) -> float:
-    """The rate of the engine's own source, its records thrown away; or of kafka-python as it is."""
+def dropped(cluster: Cluster, topic: str, count: int, raw: bool) -> tuple[float, float]:
+    """The rates of the engine's own source, its records thrown away; or of kafka-python as it is."""
     source = KafkaSource(cluster.bootstrap, unique_group(), [topic], raw=raw)
     source.on_change(lambda partitions: None, lambda partitions: None)
     found = rate(source, lambda: sum(len(batch) for batch in source.poll(0.5, 32 << 20)), count)
@@ -104,32 +108,39 @@ def client(python: Path, verb: str, *args: object) -> str:
 
 
 def measured(
-    cluster: Cluster, folder: Path, python: Path, name: str, values: list[bytes], options: argparse.Namespace
+    cluster: Cluster, folder: Path, python: Path, name: str, values: Iterable[bytes], options: argparse.Namespace
 ) -> dict[str, object]:
     """All rates over one topic with these records."""
     topic, alerts = cluster.topic(options.partitions, **{"max.message.bytes": str(16 << 20)}), cluster.topic(1)
     file = folder / "records"
-    file.write_bytes(b"".join(len(v).to_bytes(4, "little") + v for v in values))
+    count = total = 0
+    with file.open("wb") as out:
+        for value in values:
+            out.write(len(value).to_bytes(4, "little") + value)
+            count, total = count + 1, total + len(value)
     client(python, "produce", cluster.bootstrap, topic, file, options.partitions, options.codec)
-    count, size = len(values), sum(map(len, values)) / len(values)
-    del values
-    rates: dict[str, list[float]] = {"telltale": [], "source, dropping": [], "confluent-kafka, dropping": []}
+    size = total / count
+    rates: dict[str, list[tuple[float, float]]] = {"telltale": [], "source, dropping": [], "confluent-kafka, dropping": []}
     scored(cluster, topic, folder, alerts, count)  # compiles, and warms the broker's page cache
     stages: dict[str, float] = {}
     for _ in range(options.rounds):
-        rates["confluent-kafka, dropping"].append(float(client(python, "drop", cluster.bootstrap, topic, count, options.partitions)))
+        whole, half = client(python, "drop", cluster.bootstrap, topic, count, options.partitions).split()
+        rates["confluent-kafka, dropping"].append((float(whole), float(half)))
         rates["source, dropping"].append(dropped(cluster, topic, count, raw=True))
         found, engine = scored(cluster, topic, folder, alerts, count)
         rates["telltale"].append(found)
         sums = [s for m in engine.metrics.stage_s.collect() for s in m.samples if s.name.endswith("_sum")]
-        stages = {s.labels["stage"]: round(s.value * found / count, 3) for s in sums}
-    medians = {who: statistics.median(found) for who, found in rates.items()}
+        stages = {s.labels["stage"]: round(s.value * found[0] / count, 3) for s in sums}
+    medians, steady = ({who: statistics.median(r[k] for r in found) for who, found in rates.items()} for k in (0, 1))
     said = {
         "records": name, "bytes": round(size), "count": count, "rows": engine.rows, "alerts": sum(engine.opened.values()),
         "records_per_s": {who: round(found) for who, found in medians.items()},
+        "second_half_records_per_s": {who: round(found) for who, found in steady.items()},
+        "rounds": {who: [[round(r) for r in pair] for pair in found] for who, found in rates.items()},
         "telltale_mb_per_s": round(medians["telltale"] * size / 1e6, 1),
         "telltale_rows_per_s": round(medians["telltale"] * engine.rows / count),
         "against_confluent_kafka": round(medians["telltale"] / medians["confluent-kafka, dropping"], 2),
+        "against_confluent_kafka_second_half": round(steady["telltale"] / steady["confluent-kafka, dropping"], 2),
         "against_the_source_alone": round(medians["telltale"] / medians["source, dropping"], 2),
         "share_of_stages": stages,
     }  # fmt: skip
@@ -139,7 +150,7 @@ def measured(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end")
-    parser.add_argument("--rows", type=int, default=1_500_000)
+    parser.add_argument("--rows", type=int, default=6_000_000)
     parser.add_argument("--large", type=int, default=600, help="how many large records of each kind")
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--codec", default="lz4")
@@ -149,7 +160,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="json, otlp or arrow")
     options = parser.parse_args()
     ingest.SPANS = options.large * ingest.SPANS_A_RECORD
-    kinds: dict[str, Callable[[], list[bytes]]] = {
+    kinds: dict[str, Callable[[], Iterable[bytes]]] = {
         "json": lambda: rows_of(options.rows), "otlp": ingest.requests, "arrow": lambda: arrow_records(options.large),
     }  # fmt: skip
     said = []

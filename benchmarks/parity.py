@@ -14,6 +14,7 @@ import json
 import re
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ T0 = 1_760_000_000_000_000
 PER_SECOND = 2000
 
 
-def rows_of(n: int, seed: int = 0) -> list[bytes]:
+def rows_of(n: int, seed: int = 0) -> Iterator[bytes]:
     """Inference rows in event-time order: four models, five hundred principals; one model's traffic changes at two thirds."""
     generator = np.random.default_rng(seed)
     model = generator.integers(0, 4, n)
@@ -35,13 +36,11 @@ def rows_of(n: int, seed: int = 0) -> list[bytes]:
     tokens = generator.lognormal(6 + 0.6 * shifted, 1).astype(int)
     duration = generator.gamma(2, 0.5, n)
     principal = generator.integers(0, 500, n)
-    return [
-        orjson.dumps({
+    for i in range(n):
+        yield orjson.dumps({
             "time": T0 + i * 1_000_000 // PER_SECOND, "principal": f"p{principal[i]}", "model": f"m{model[i]}",
             "input_tokens": int(tokens[i]), "duration_s": round(float(duration[i]), 4),
-        })
-        for i in range(n)
-    ]  # fmt: skip
+        })  # fmt: skip
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def main() -> None:
 
 def compare(folder: Path, n: int, partitions: int) -> dict[str, object]:
     """Both runs."""
-    values = rows_of(n)
+    values = list(rows_of(n))
     (folder / "rows.jsonl").write_bytes(b"\n".join(values) + b"\n")
     outcome = backtest("inference", [folder / "rows.jsonl"], folder / "backtest")
     expected = {a["data"]["id"]: a["data"]["key"] for a in outcome.alerts}

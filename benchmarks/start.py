@@ -1,6 +1,6 @@
 """How long `telltale run` takes from its start to the first scored batch, and what it costs when nothing comes.
 
-    python -m benchmarks.start [attempts] [idle seconds]
+    python -m benchmarks.start [attempts] [idle seconds] [partitions]
 
 Wall time says nothing on a machine that is busy otherwise; the CPU seconds beside it do.
 """
@@ -21,11 +21,11 @@ from tests.support.kafka import Cluster, connect, unique_group
 T0_US = 1_760_000_000_000_000
 
 
-def measure(cluster: Cluster, folder: Path, attempts: int, idle_s: float) -> None:
+def measure(cluster: Cluster, folder: Path, attempts: int, idle_s: float, partitions: int) -> None:
     """Print a line an attempt, and one for the idle time after the last."""
-    topic = cluster.topic(1)
+    topic = cluster.topic(partitions)
     rows = [{"time": T0_US + i * 1000, "principal": f"p{i % 7}", "model": "m", "input_tokens": 100 + i % 50} for i in range(500)]
-    produce(cluster, topic, [json.dumps(row).encode() for row in rows])
+    produce(cluster, topic, [json.dumps(row).encode() for row in rows], [b"%d" % i for i in range(len(rows))])
     for attempt in range(attempts):
         place = folder / str(attempt)
         place.mkdir()
@@ -56,9 +56,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as directory:
         cluster, broker = connect(Path(directory) / "kafka")
         try:
-            measure(
-                cluster, Path(directory), int(sys.argv[1]) if len(sys.argv) > 1 else 3, float(sys.argv[2]) if len(sys.argv) > 2 else 30.0
-            )
+            given = [*sys.argv[1:], *("3", "30", "1")[len(sys.argv) - 1 :]]
+            measure(cluster, Path(directory), int(given[0]), float(given[1]), int(given[2]))
         finally:
             if broker is not None:
                 broker.stop()

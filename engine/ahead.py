@@ -1,42 +1,111 @@
-"""Decoding ahead: while detectors fold one batch of a poll, a thread decodes the next. Its loops hold no lock, so a second core does it."""
+"""Ahead: while detectors fold one batch, a thread unpacks and decodes the next, of this poll or of the one after it. Its loops hold no
+lock, so a second core does it."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from streams.decode import Format, decode
-from streams.records import Decoded, RawBatch
+from streams.records import Decoded, Packed, Partition, RawBatch, unpacked
+from streams.sources import Source
+from streams.sources.source import Change, poll_of
 
-LEAST_BYTES = 1 << 18
-"""A smaller batch is decoded sooner than a thread takes it up."""
+LEAST_BYTES = 1 << 16
+"""A poll that brought less is read sooner than a thread takes it up."""
+Read = tuple[RawBatch, Decoded | None]
+"""A batch with its rows and rejects; None for what is no telemetry."""
+
+
+class Coming:
+    """What a poll brought, on its way to the detectors. `gone`: partitions that changed hands since; nothing of them may be used, whoever
+    has them reads it again."""
+
+    def __init__(self, batches: Sequence[RawBatch | Packed]):
+        self.partitions = {batch.partition for batch in batches}
+        self.large = sum(b.nbytes if isinstance(b, Packed) else len(b.data) for b in batches) >= LEAST_BYTES
+        self.gone: set[Partition] = set()
+        self.raws = unpacked(batches)
+        self.begun: Future[Read | None] | None = None
 
 
 class Ahead:
-    """Decodes the batches of a poll in their order, one ahead of the one that was asked for."""
+    """Reads the batches of polls in their order, one ahead of the one that was asked for."""
 
     def __init__(self, formats: Mapping[str, Format]):
         self.formats = formats
-        self._coming: deque[RawBatch] = deque()
-        self._begun: tuple[RawBatch, Future[Decoded]] | None = None
         self._thread = ThreadPoolExecutor(1, "decode")
 
-    def expect(self, batches: Sequence[RawBatch]) -> None:
-        """These will be asked for, as far as they are telemetry."""
-        self._coming = deque(raw for raw in batches if raw.partition.topic in self.formats)
+    def read(self, now: Coming, after: Coming | None = None) -> Iterator[Read]:
+        """Each batch that came. `after`: what will be read next, begun while the caller has the last of these. Raises what unpacking or
+        decoding raises, in its turn."""
+        if not now.large and now.begun is None:
+            while (found := self._next(now.raws)) is not None:
+                yield found
+            return
+        begun = now.begun or self._thread.submit(self._turn, now, after)
+        while (found := begun.result()) is not None:
+            begun = self._thread.submit(self._turn, now, after)
+            yield found
 
-    def decoded(self, raw: RawBatch) -> Decoded:
-        """Its rows and rejects. Raises what decoding raises."""
-        if self._coming and self._coming[0] is raw:
-            self._coming.popleft()
-        begun, self._begun = self._begun, None
-        if self._coming and len((following := self._coming[0]).data) >= LEAST_BYTES:
-            self._begun = following, self._thread.submit(decode, following, self.formats[following.partition.topic])
-        if begun is not None and begun[0] is raw:
-            return begun[1].result()
-        return decode(raw, self.formats[raw.partition.topic])
+    def _turn(self, now: Coming, after: Coming | None) -> Read | None:
+        """The next batch; where there is none, begin with what comes after."""
+        found = self._next(now.raws)
+        if found is None and after is not None and after.large:
+            after.begun = self._thread.submit(self._next, after.raws)
+        return found
+
+    def _next(self, raws: Iterator[RawBatch]) -> Read | None:
+        raw = next(raws, None)
+        if raw is None:
+            return None
+        format = self.formats.get(raw.partition.topic)
+        return raw, None if format is None else decode(raw, format)
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
+
+
+class Intake:
+    """Polls a source and reads what comes. Where there is much, a poll is held while the next one is made, so that the thread always has
+    something to read. `polled`: told after each poll how long that took, and of which partitions something is here. `stage`: takes the
+    seconds that were waited for each batch."""
+
+    def __init__(
+        self, source: Source, ahead: Ahead, max_bytes: int, polled: Callable[[float, set[Partition]], None], stage: Callable[[float], None]
+    ):
+        self.source, self.ahead, self.max_bytes, self.polled, self.stage = source, ahead, max_bytes, polled, stage
+        self.coming: Coming | None = None
+        """What is held: it is in no state and in no checkpoint yet."""
+        self._changed: set[Partition] = set()
+
+    def noting(self, tell: Change) -> Change:
+        """The callback, and a note that partitions changed hands: what is held of them may not be used."""
+
+        def told(partitions: Sequence[Partition]) -> None:
+            self._changed.update(partitions)
+            tell(partitions)
+
+        return told
+
+    def turn(self, timeout_s: float) -> Iterator[Read]:
+        """The batches of one poll, the one that is held if there is one."""
+        now = self.coming or self._poll(timeout_s)
+        self.coming = self._poll(0.0, now) if now.large and hasattr(self.source, "packed") else None
+        asked = time.perf_counter()
+        for raw, decoded in self.ahead.read(now, self.coming):
+            self.stage(time.perf_counter() - asked)
+            if raw.partition not in now.gone:
+                yield raw, decoded
+            asked = time.perf_counter()
+
+    def _poll(self, timeout_s: float, held: Coming | None = None) -> Coming:
+        asked = time.monotonic()
+        self._changed.clear()
+        coming = Coming(poll_of(self.source)(timeout_s, self.max_bytes))
+        if held is not None:
+            held.gone |= self._changed
+        self.polled(time.monotonic() - asked, coming.partitions)
+        return coming

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine import tally
 from engine.state import State
 from kernels.countsketch import sketched
 from streams.names import SPARSE
@@ -41,9 +42,8 @@ def distinct(codes: np.ndarray, values: int) -> tuple[np.ndarray, np.ndarray]:
     if values > 4 * len(codes):
         unique, inverse = np.unique(codes, return_inverse=True)
         return unique, inverse
-    there = np.zeros(values, np.bool_)
-    there[codes] = True
-    return np.flatnonzero(there), (np.cumsum(there) - 1)[codes]
+    of_row = np.empty(len(codes), np.int64)
+    return tally.ranks(tally.plain(codes, np.int64), np.full(values, -1, np.int64), of_row), of_row
 
 
 def vectors(column: pa.Array) -> np.ndarray | None:
@@ -93,6 +93,7 @@ class Batch:
         self._codes: dict[str, tuple[np.ndarray, list[str | None]]] = {}
         self._vectors: dict[str, np.ndarray | None] = {}
         self._sketches: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
+        self._keys: dict[tuple[tuple[str, ...], str], tuple[np.ndarray, list[str]]] = {}
 
     def __len__(self) -> int:
         return len(self.time_us)
@@ -100,6 +101,8 @@ class Batch:
     @cached_property
     def record_rows(self) -> np.ndarray:
         """int64[n]: each row's number among the rows of its record."""
+        if (self.offsets[1:] > self.offsets[:-1]).all():
+            return np.zeros(len(self), np.int64)
         return np.arange(len(self)) - np.searchsorted(self.offsets, self.offsets)
 
     @cached_property
@@ -163,6 +166,12 @@ class Batch:
 
         Columns that are absent or null are left out of the key; `tenant` stands before it when the rows carry one.
         """
+        named = tuple(names), join
+        if named not in self._keys:
+            self._keys[named] = self._joined(names, join)
+        return self._keys[named]
+
+    def _joined(self, names: Sequence[str], join: str) -> tuple[np.ndarray, list[str]]:
         parts = [n for n in ("tenant", *names) if n in self.columns]
         if len(parts) == 1 and None not in self.codes(parts[0])[1]:
             codes, values = self.codes(parts[0])

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy import special
 
-OCTAVE = 8
-LOW, HIGH = -14, 12  # exponents of two: 61 millionths to 4,096
-MAGNITUDES = OCTAVE * (HIGH - LOW) + 1
+from engine import tally
+from engine.tally import LOW, MAGNITUDES, OCTAVE
+
 BINS = 2 * MAGNITUDES - 1
 ODDS = np.array([1.3, 1.7, 2.4, 4.0, 8.0, 20.0, 60.0, 200.0])
 TESTS = 3
@@ -88,11 +88,9 @@ def value_bins(values: np.ndarray) -> np.ndarray:
     >>> value_bins(np.array([-2.0, 0.0, 1.0, 1.05, np.nan])).tolist()
     [87, 208, 321, 321, -1]
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        magnitude = np.floor(np.log2(np.abs(values, dtype=np.float64)) * OCTAVE) - LOW * OCTAVE + 1
-    magnitude = np.clip(np.nan_to_num(magnitude, nan=0.0, neginf=0.0, posinf=MAGNITUDES), 0, MAGNITUDES - 1)
-    bins = MAGNITUDES - 1 + np.where(values < 0, -magnitude, magnitude)
-    return np.where(np.isnan(values), -1, bins).astype(np.int64)
+    out = np.empty(len(values), np.int64)
+    tally.bins(tally.plain(values, np.float64), out)
+    return out
 
 
 def edge_value(index: int) -> float:

@@ -41,6 +41,8 @@ class Clocks:
             return
         if not self.off and lead.max() <= self.limit_us and lead.min() >= -self.limit_us:
             return
+        if lead.max() < -LIVE_US:
+            return
         newest, usual = np.quantile(np.minimum(lead, 0), (0.9, 0.5)).astype(np.int64).tolist()
         if usual < -LIVE_US:
             return

@@ -110,7 +110,8 @@ class Outbox:
 
         `held` ones wait for `release_held`: what must be on disk as an intent before the world hears of it.
         """
-        self._queue([Entry(owner, m, {r.name for r in self.routes.values() if m.kind in r.kinds}, held) for m in messages])
+        if messages:  # else no sink is woken
+            self._queue([Entry(owner, m, {r.name for r in self.routes.values() if m.kind in r.kinds}, held) for m in messages])
 
     def release_held(self) -> None:
         """A checkpoint has been written: everything may go."""

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from engine.ahead import Ahead
+from engine.ahead import Ahead, Intake
 from engine.alerts import Alert, message
 from engine.checkpoint import Checkpoints
 from engine.clocks import Clocks
@@ -33,8 +33,8 @@ from engine.remediate import Remediation
 from engine.schema import align
 from engine.scores import ScoreLog
 from engine.silence import Silence
-from streams.decode import Format
-from streams.records import RawBatch, Reject
+from streams.decode import Format, decode
+from streams.records import Decoded, Partition, RawBatch, Reject
 from streams.sources import Source
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ class Engine:
         self.population = population or Population(detectors, config.hash, None, config.pane_us, config.lateness_us, config.limits.idle_s)
         self.handover = handover = Handover(config, detectors, source, formats, outbox, checkpoints, self.population, self.checkpoint)
         self.workers, self.assigned, self.revoked, self.lost = handover.workers, handover.assigned, handover.revoked, handover.lost
-        source.on_change(self.assigned, self.revoked, self.lost)
+        self.intake = Intake(source, self.ahead, config.limits.poll_bytes, self.polled, metrics.stage_s.labels("decode").observe)
+        source.on_change(*map(self.intake.noting, (self.assigned, self.revoked, self.lost)))
         self.silence, self.checkpoint_due = Silence(self.population, config.lateness_us), time.monotonic() + config.checkpoint.interval_s
         self.clocks = Clocks(config.skew_us, metrics)
         self.rows, self.rejected, self.opened = 0, Counter[str](), Counter[str]()
@@ -83,25 +84,28 @@ class Engine:
         """One turn of the loop; returns the number of records taken in. Raises whatever a sink's thread died of."""
         self.outbox.check()
         self.source.pause() if self.outbox.full else self.source.resume()
-        asked = time.monotonic()
-        batches = self.source.poll(timeout_s, self.config.limits.poll_bytes)
-        self.population.waited_s += time.monotonic() - asked
-        self.ahead.expect(batches)
-        for raw in batches:
-            self.process(raw)
+        taken = 0
+        for raw, decoded in self.intake.turn(timeout_s):
+            self.process(raw, decoded)
+            taken += len(raw)
         self.judge_population()
         if time.monotonic() >= self.checkpoint_due:
             self.checkpoint()
-        return sum(len(raw) for raw in batches)
+        return taken
 
-    def process(self, raw: RawBatch) -> None:
-        """One raw batch of one partition, from bytes to alerts in the outbox."""
+    def polled(self, waited_s: float, partitions: set[Partition]) -> None:
+        """A poll took so long, and rows of these partitions are here, which are neither idle nor silent then."""
+        self.population.waited_s += waited_s
+        for partition in partitions & self.workers.keys():
+            self.population.heard_from(self.workers[partition])
+
+    def process(self, raw: RawBatch, decoded: Decoded | None = None) -> None:
+        """One raw batch of one partition, from bytes to alerts in the outbox. `decoded`: what it holds, where that was read ahead."""
         self.handover.kept.setdefault(raw.partition, int(raw.offsets[0]))
         if raw.partition.topic == self.population.topic:
             return self.reject(POPULATION, self.population.receive(raw))
         worker = self.workers[raw.partition]
-        with self.metrics.stage_s.labels("decode").time():
-            decoded = self.ahead.decoded(raw)
+        decoded = decoded or decode(raw, self.ahead.formats[raw.partition.topic])
         for rows in decoded.rows:
             batch, misfits = align(rows, raw, worker.state, self.config.future_us, self.config.lateness_us)
             decoded.rejects += misfits

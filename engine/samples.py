@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import tally
 from engine.batch import Batch, distinct
 from engine.finding import Finding
 from engine.sketch import Sketch
@@ -51,16 +52,23 @@ def place(partition: str, offset: int, row: int) -> dict[str, Any]:
 
 def fold(state: State, detector: str, batch: Batch, panes: np.ndarray, pane_us: int, codes: np.ndarray, keys: Sequence[str]) -> None:
     """Note where the first row of each key and pane stands. `codes`: int[n] into `keys`, -1 for rows left out; `panes`: int64[n]."""
-    rows = np.flatnonzero(codes >= 0)
-    if not len(rows):
+    codes, panes = tally.plain(codes, np.int64), tally.plain(panes, np.int64)
+    rows, low, high = tally.reach(codes, panes)
+    if not rows:
         return
-    pane = panes[rows]
-    low, span = int(pane.min()), int(pane.max()) - int(pane.min()) + 1
-    group, of_row = distinct(codes[rows].astype(np.int64) * span + pane - low, len(keys) * span)
-    first = np.empty(len(group), np.int64)
-    first[of_row[::-1]] = rows[::-1]  # of rows with the same place the last one that is written stays: the first
+    span = high - low + 1
+    if len(keys) * span <= 4 * len(codes) + SMALL:
+        of_group = np.full(len(keys) * span, -1, np.int64)
+        tally.first_rows(codes, panes, low, span, of_group)
+        group = np.flatnonzero(of_group >= 0)
+        first = of_group[group]
+    else:
+        here = np.flatnonzero(codes >= 0)
+        group, at = np.unique(codes[here] * span + panes[here] - low, return_index=True)
+        first = here[at]
     code, at = np.divmod(group, span)
-    names = np.array([hashed(keys[c]) for c in code.tolist()], np.int64)
+    used, of_code = distinct(code, len(keys))
+    names = np.array([hashed(keys[c]) for c in used.tolist()], np.int64)[of_code]
     new = np.column_stack(
         [(at + low + 1) * pane_us, names, np.full(len(first), hashed(state.name)), batch.offsets[first], batch.record_rows[first]]
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from engine import tally
 from engine.batch import Batch
 from engine.state import NEVER, State
 from streams import names
@@ -31,7 +32,8 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
     table, bad = typed(rows)
     time_us = table.column("time").cast(pa.int64())
     time_us = (time_us.fill_null(0) if time_us.null_count else time_us).to_numpy(zero_copy_only=False)
-    stamped = raw.timestamps_ms[np.searchsorted(raw.offsets, rows.offsets)]
+    same = rows.offsets is raw.offsets or np.array_equal(rows.offsets, raw.offsets)  # a row a record
+    stamped = raw.timestamps_ms if same else raw.timestamps_ms[np.searchsorted(raw.offsets, rows.offsets)]
     ahead = (stamped >= 0) & (time_us > stamped * 1000 + future_us)
     if ahead.any():
         note(bad, np.flatnonzero(ahead), "time", f"time is more than {future_us / 1e6:g} s after the record was written")
@@ -44,7 +46,8 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
             return None, rejects
     before = state.watermarks.get(rows.stream, NEVER)
     reached = np.where(stamped >= 0, np.minimum(time_us, stamped * 1000 + 999), time_us)
-    running = np.maximum.accumulate(np.concatenate([[before], reached - lateness_us]))
+    running = np.empty(len(reached) + 1, np.int64)
+    tally.climbed(before, tally.plain(reached - lateness_us, np.int64), running)
     state.watermarks[rows.stream] = int(running[-1])
     bound = np.maximum(running[:-1], state.closed_us)
     late = time_us < bound

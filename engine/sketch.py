@@ -91,8 +91,11 @@ def added_cells(cells: np.ndarray) -> np.ndarray:
     """
     if not len(cells):
         return cells
-    cells = cells[np.lexsort((cells[:, 1], cells[:, 0]))]
-    starts = np.flatnonzero(np.append(True, (np.diff(cells[:, :2], axis=0) != 0).any(axis=1)))
+    low, width = cells[:, 0].min(), int(cells[:, 1].max()) + 1
+    place = (cells[:, 0] - low) * width + cells[:, 1]
+    order = np.argsort(place, kind="stable")  # what is in order by parts already, as from several partitions, is merged
+    place, cells = place[order], cells[order]
+    starts = np.flatnonzero(np.append(True, place[1:] != place[:-1]))
     return np.column_stack([cells[starts, :2], np.add.reduceat(cells[:, 2], starts)])
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from engine import samples
+from engine import samples, tally
 from engine.alerts import Severity, time_text
 from engine.batch import Batch
 from engine.bounded import LANES, Null, Quantity, allowed, counted, edge_value, lane_of, lanes, learn, value_bins
@@ -118,33 +118,23 @@ class Watch:
         codes: np.ndarray,
         keys: Sequence[str],
         panes: np.ndarray,
-        columns: Sequence[np.ndarray],
+        columns: Sequence[np.ndarray | None],
     ) -> None:
         """Count the batch's rows, and note where some of them stand. `codes`: int[n] into `keys`, -1 for rows left out; `panes`: int64[n];
-        `columns`: by quantity float[n], NaN where a row has none: 0 or 1 for a share, the value for a number."""
-        known, first = self.kinds[kind], self.kinds[kind].columns()
-        rows = np.flatnonzero(codes >= 0)
-        if not len(rows):
+        `columns`: by quantity float[n], NaN where a row has none: 0 or 1 for a share, the value for a number; None: no row has one."""
+        codes, panes = tally.plain(codes, np.int64), tally.plain(panes, np.int64)
+        rows, low, high = tally.reach(codes, panes)
+        if not rows:
             return
         samples.fold(state, self.name, batch, panes, self.pane_us, codes, [f"{kind}:{key}" for key in keys])
-        for quantity, column in zip(known.quantities, columns, strict=True):  # of a share whose rise is a finding, the rows that make it
-            if not quantity.quantiles and quantity.direction != "fall":
+        known = zip(self.kinds[kind].quantities, self.kinds[kind].columns(), columns, strict=False)
+        told = [(quantity, at, column) for quantity, at, column in known if column is not None]
+        for quantity, _, column in told:  # of a share whose rise is a finding, the rows that make it
+            if not quantity.quantiles and quantity.direction != "fall" and (made := column == 1).any():
                 named = [f"{kind}:{key}/{quantity.name}" for key in keys]
-                samples.fold(state, self.name, batch, panes, self.pane_us, np.where(column == 1, codes, -1), named)
-        low, width = int(panes[rows].min()), first[-1]
-        span = int(panes[rows].max()) - low + 1
-        base = (codes[rows].astype(np.int64) * span + panes[rows] - low) * width
-        found = []
-        for quantity, at, column in zip(known.quantities, first[:-1], columns, strict=True):
-            values = column[rows]
-            if quantity.quantiles:
-                bins = value_bins(values)
-                found.append((base + at + bins)[bins >= 0])
-            else:
-                found += [(base + at)[~np.isnan(values)], (base + at + 1)[values == 1]]
-        cells, counts = tallied(np.concatenate(found), len(keys) * span * width)
-        of_key, rest = np.divmod(cells, span * width)
-        pane, column_of = np.divmod(rest, width)
+                samples.fold(state, self.name, batch, panes, self.pane_us, np.where(made, codes, -1), named)
+        span = high - low + 1
+        of_key, pane, column_of, counts = counted_cells(codes, panes, low, span, len(keys), told)
         table = np.column_stack([pane + low, column_of, counts])
         starts = np.flatnonzero(np.diff(of_key, prepend=-1))
         for code, part in zip(of_key[starts].tolist(), np.split(table, starts[1:]), strict=True):
@@ -354,14 +344,34 @@ def odds_ratio(after: float, before: float) -> float:
     return float(a / (1 - a) * (1 - b) / b)
 
 
-def tallied(cells: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the distinct ones of cells under `most`, in order; how many there are of each). Without sorting, where that pays.
-
-    >>> [a.tolist() for a in tallied(np.array([3, 1, 3]), 4)]
-    [[1, 3], [1, 2]]
-    """
-    if most > 16 * len(cells) + (1 << 16):
-        return np.unique(cells, return_counts=True)
-    counts = np.bincount(cells, minlength=most)
-    there = np.flatnonzero(counts)
-    return there, counts[there]
+def counted_cells(
+    codes: np.ndarray, panes: np.ndarray, low: int, span: int, keys: int, told: Sequence[tuple[Quantity, int, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(key, pane, column, how many) of the cells that rows fall into, in their order; a table of all cells where that is not much larger
+    than the rows. `told`: quantities, their first column, the rows' values."""
+    own = np.cumsum([0, *(quantity.width for quantity, _, _ in told)]).tolist()
+    width = own[-1]
+    base = np.empty(len(codes), np.int64)
+    tally.cells(codes, panes, low, span, width, base)
+    base = tally.plain(base, np.int64)
+    most, at_most = keys * span * width, 2 * len(codes) * len(told)
+    if most <= 8 * at_most + (1 << 16):
+        table = np.zeros(most, np.int32)
+        for (quantity, _, column), at in zip(told, own, strict=False):
+            (tally.add_numbers if quantity.quantiles else tally.add_shares)(base, at, tally.plain(column, np.float64), table)
+        cells, counts = np.empty(min(most, at_most), np.int64), np.empty(min(most, at_most), np.int64)
+        n = tally.filled(table, cells, counts)
+        cells, counts = cells[:n], counts[:n]
+    else:
+        found, counts_in = [np.empty(0, np.int64)], base >= 0
+        for (quantity, _, column), at in zip(told, own, strict=False):
+            if quantity.quantiles:
+                bins = value_bins(column)
+                found.append((base + at + bins)[counts_in & (bins >= 0)])
+            else:
+                found += [(base + at)[counts_in & ~np.isnan(column)], (base + at + 1)[counts_in & (column == 1)]]
+        cells, counts = np.unique(np.concatenate(found), return_counts=True)
+    of_key, rest = np.divmod(cells, span * max(1, width))
+    pane, of_own = np.divmod(rest, max(1, width))
+    column_of = np.concatenate([np.empty(0, np.int64), *(np.arange(at, at + quantity.width) for quantity, at, _ in told)])
+    return of_key, pane, column_of[of_own], counts

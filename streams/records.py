@@ -6,7 +6,7 @@ topic has gaps), and one record may decode to many rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,6 +85,25 @@ class RawBatch:
             timestamps_ms = np.full(len(values), -1, np.int64)
         data = values[0] if len(values) == 1 else b"".join(values)
         return cls(partition, data, starts, ends, offsets, timestamps_ms, headers, next_offset, refused)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Records of one partition as they came, `nbytes` of them, perhaps compressed. `unpack`: makes them batches, in offset order, one at a
+    time and whenever that is asked for, in any thread; so no more of them than one needs be in memory unpacked."""
+
+    partition: Partition
+    nbytes: int
+    unpack: Callable[[], Iterator[RawBatch]]
+
+
+def unpacked(batches: Iterable[RawBatch | Packed]) -> Iterator[RawBatch]:
+    """Batches in their order, each unpacked when it is asked for."""
+    for batch in batches:
+        if isinstance(batch, Packed):
+            yield from batch.unpack()
+        else:
+            yield batch
 
 
 @dataclass(frozen=True)

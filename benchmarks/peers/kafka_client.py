@@ -32,16 +32,19 @@ def produce(bootstrap: str, topic: str, file: str, partitions: int, codec: str) 
 
 
 def drop(bootstrap: str, topic: str, count: int, partitions: int) -> None:
-    """Print records a second from the assignment to the last, of a consumer that does nothing with them."""
+    """Print records a second from the assignment to the last, and of the second half, of a consumer that does nothing with them."""
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": "drop", "enable.auto.commit": False, "auto.offset.reset": "earliest",
         "fetch.message.max.bytes": 8 << 20, "queued.max.messages.kbytes": 1 << 20, "queued.min.messages": 1_000_000, "check.crcs": True,
     })  # fmt: skip
-    seen, started = 0, time.perf_counter()
+    seen, started, half = 0, time.perf_counter(), (0, 0.0)
     consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
     while seen < count:
         seen += len(consumer.consume(10_000, 1.0))
-    print(seen / (time.perf_counter() - started))
+        if not half[0] and 2 * seen >= count:
+            half = seen, time.perf_counter()
+    ended = time.perf_counter()
+    print(seen / (ended - started), (seen - half[0]) / (ended - half[1]))
     consumer.close()
 
 

@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from engine import samples
+from engine import samples, tally
 from engine.batch import Batch
 from engine.detectors import drift_finding, drift_rows
 from engine.detectors.drift_reference import BINS, HOUR_US, HOURS, KEPT_PER_PANE, Reference, category_code, learn
@@ -112,15 +112,18 @@ class Drift:
         for column in set(columns) - set(features) - self.unusable:
             self.unusable.add(column)
             log.warning("%s is neither numbers nor text but %s: not followed for drift", column, batch.array(column).type)
-        here = np.flatnonzero(~batch.late)
-        if not len(here) or not features:
+        if batch.late.all() or not features:
             return
         rows = drift_rows.Rows(batch, features, self.settings.segments, self.pane_us)
         codes, models = batch.keys(("model",))
-        samples.fold(state, self.name, batch, rows.pane, self.pane_us, np.where(batch.late, -1, codes), models)
+        codes = np.where(batch.late, -1, codes)
+        samples.fold(state, self.name, batch, rows.pane, self.pane_us, codes, models)
         segments = [(c, *batch.codes(c)) for c in self.settings.segments if c in batch.columns]
-        for code in np.unique(codes[here]).tolist():
-            mine = here[codes[here] == code]
+        order, sizes = np.empty(len(batch), np.int64), np.zeros(len(models), np.int64)
+        tally.grouped(tally.plain(codes, np.int64), sizes, order)
+        ends = np.cumsum(sizes)
+        for code in np.flatnonzero(sizes).tolist():
+            mine = order[ends[code] - sizes[code] : ends[code]]
             index: np.ndarray | slice = slice(None) if len(mine) == len(batch) else mine
             known = {f: r for f in features if (r := self.references.get(f"{models[code]}/{f}")) is not None}
             if known:

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from engine.batch import Batch
+from engine.batch import Batch, distinct
 from engine.detectors.drift_reference import BINS, NULL, WIDTH, Reference, category_code
 from engine.sketch import Sketch
 from engine.state import State
@@ -87,7 +87,10 @@ def fold(state: State, group: str, rows: Rows, index: np.ndarray | slice, refere
     features = state.records.setdefault("drift.features", {}).setdefault(group, [])
     features += [f for f in references if f not in features]
     state.records.setdefault("drift.basis", {}).update({f"{group}/{feature}": known.basis for feature, known in references.items()})
-    panes, of_row = np.unique(rows.pane[index], return_inverse=True) if not ordered(rows.pane[index]) else runs(rows.pane[index])
+    pane = rows.pane[index]
+    low = int(pane.min())
+    each, of_row = distinct(pane - low, int(pane.max()) - low + 1)
+    panes = each + low
     held, counts = places(state, group, panes, len(features))
     place = (np.searchsorted(held, panes).astype(np.int32) * len(features))[of_row]
     flat, order = profile.Profile(counts.reshape(-1, BINS)), [features.index(f) for f in references]
@@ -199,18 +202,3 @@ def is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def ordered(pane: np.ndarray) -> bool:
-    """Whether the panes ascend."""
-    return bool((pane[1:] >= pane[:-1]).all())
-
-
-def runs(pane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending panes, each once, and the place of each row among them.
-
-    >>> [a.tolist() for a in runs(np.array([4, 4, 7]))]
-    [[4, 7], [0, 0, 1]]
-    """
-    steps = np.flatnonzero(np.concatenate([[True], pane[1:] != pane[:-1]]))
-    return pane[steps], np.repeat(np.arange(len(steps)), np.diff(np.append(steps, len(pane))))

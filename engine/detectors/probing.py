@@ -22,8 +22,9 @@ import numpy as np
 import pyarrow.compute as pc
 from pydantic import Field
 
-from engine import samples
+from engine import samples, tally
 from engine.batch import Batch
+from engine.batch import distinct as distinct_of
 from engine.detectors.campaign_signature import parameter_hash
 from engine.finding import Context, Finding, Judgement, Scores, Settings
 from engine.state import ArraySpec, State
@@ -75,11 +76,12 @@ class Probing:
         """Mark the rows, and fold those of principals that have begun."""
         slots = batch.slots(state, TABLE, ("principal",))
         marks = np.column_stack([harvests(batch, slots, state), sweeps(batch, slots, state)])
-        clock = np.maximum.accumulate(np.append(state.records.get("probing.clock_us", int(batch.time_us[0])), batch.time_us))
+        clock = np.empty(len(batch) + 1, np.int64)
+        tally.climbed(state.records.get("probing.clock_us", int(batch.time_us[0])), tally.plain(batch.time_us, np.int64), clock)
         state.records["probing.clock_us"] = int(clock[-1])
         begun = state["probing.begun"]
         first = np.where(begun, -1, len(batch))  # a principal's process begins with the row after the first that was marked
-        marked = np.flatnonzero((slots >= 0) & marks.any(1))
+        marked = np.flatnonzero((slots >= 0) & either(marks))
         np.minimum.at(first, slots[marked], marked)
         begun |= first < len(batch)
         rows = np.flatnonzero((slots >= 0) & (np.arange(len(batch)) > first[slots]))
@@ -94,7 +96,7 @@ class Probing:
         self, batch: Batch, rows: np.ndarray, spend: np.ndarray, all_slots: np.ndarray, all_marks: np.ndarray, state: State
     ) -> tuple[Any, ...]:
         slots, marks = all_slots[rows], all_marks[rows]
-        keys, of_row = np.unique(slots, return_inverse=True)
+        keys, of_row = distinct_of(slots, len(state["probing.begun"]))
         nulls = np.repeat([self.settings.harvest_share, self.settings.sweep_share], len(ALTERNATIVES))
         null, alternative, power, weights = (
             np.tile(row, (len(keys), 1)) for row in (nulls, np.tile(ALTERNATIVES, len(KINDS)), np.ones(LANES), np.full(LANES, 1 / LANES))
@@ -118,14 +120,14 @@ class Probing:
         judgement = Judgement()
         keys = state.table(TABLE).keys
         for slots, time_us, places, steps, marks in state.pending.pop(self.name, []):
-            with np.errstate(divide="ignore"):
-                score = np.maximum(np.log10(steps.e), -300.0)
             alarm = steps.e >= 1
             alarm[alarm] = [not any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in slots[alarm].tolist()]
-            shown = np.flatnonzero(marks.any(1) | alarm)
+            shown = np.flatnonzero(either(marks) | alarm)
+            with np.errstate(divide="ignore"):
+                score = np.maximum(np.log10(steps.e[shown]), -300.0)
             names, of_row = np.unique(slots[shown], return_inverse=True)
             judgement.scores.append(Scores(
-                self.name, "inference", [keys[s] for s in names.tolist()], of_row.astype(np.int32), time_us[shown], score[shown],
+                self.name, "inference", [keys[s] for s in names.tolist()], of_row.astype(np.int32), time_us[shown], score,
                 np.zeros(len(shown)), alarm[shown],
             ))  # fmt: skip
             for i in np.flatnonzero(alarm).tolist():
@@ -155,6 +157,11 @@ class Probing:
             score=float(np.log10(steps.e[i])), threshold=0.0, e_value=float(steps.e[i]), evidence=evidence, labels={"principal": principal},
             tags=TAGS, quiet_us=int(self.settings.quiet_s * 1e6),
         )  # fmt: skip
+
+
+def either(marks: np.ndarray) -> np.ndarray:
+    """bool[n]: rows of marks bool[n, 2] that are of one kind or the other."""
+    return np.asarray(marks[:, 0] | marks[:, 1])
 
 
 def harvests(batch: Batch, slots: np.ndarray, state: State) -> np.ndarray:

@@ -118,6 +118,9 @@ class Rates:
         chosen = [columns[q] for q in self.settings.quantities]
         for objective in self.settings.objectives:
             values = columns[objective.quantity]
+            if values is None:
+                chosen.append(None)
+                continue
             if objective.over is not None:
                 values = np.where(np.isnan(values), np.nan, values > objective.over)
             elif objective.under is not None:
@@ -143,20 +146,23 @@ class Rates:
         return self.watch.judge(state, now_us)
 
 
-def columns_of(batch: Batch, wanted: set[str]) -> dict[str, np.ndarray]:
-    """Each quantity by row, float[n]: 0 or 1 for a share, the value for a number, NaN where a row says nothing of it."""
-    nothing = np.full(len(batch), np.nan)
+def columns_of(batch: Batch, wanted: set[str]) -> dict[str, np.ndarray | None]:
+    """Each quantity by row, float[n]: 0 or 1 for a share, the value for a number, NaN where a row says nothing of it; None where no row
+    does."""
     failed = matching(batch, "error", lambda value: True)
-    out = {"error_rate": failed, "timeout_rate": matching(batch, "error", lambda value: TIMEOUT.search(value) is not None)}
+    out: dict[str, np.ndarray | None] = {
+        "error_rate": failed, "timeout_rate": matching(batch, "error", lambda value: TIMEOUT.search(value) is not None),
+    }  # fmt: skip
     for name, reasons in (("refusal_rate", REFUSALS), ("truncation_rate", TRUNCATIONS)):
-        out[name] = matching(batch, "finish_reason", lambda value, r=reasons: value.lower() in r, np.nan)  # type: ignore[misc]
+        if "finish_reason" in batch.columns:
+            out[name] = matching(batch, "finish_reason", lambda value, r=reasons: value.lower() in r, np.nan)  # type: ignore[misc]
     if "empty_rate" in wanted and "output_tokens" in batch.columns:
         tokens = batch.floats("output_tokens")
         out["empty_rate"] = np.where(np.isnan(tokens) | (failed == 1), np.nan, tokens == 0)
     for name in ("duration_s", "ttft_s", "confidence"):
         if name in batch.columns and name in wanted:
             out[name] = batch.floats(name)
-    return {name: out.get(name, nothing) for name in wanted}
+    return {name: out.get(name) for name in wanted}
 
 
 def matching(batch: Batch, column: str, test: Any, null: float = 0.0) -> np.ndarray:

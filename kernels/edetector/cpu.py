@@ -1,4 +1,4 @@
-"""Numba: edetector. Steps in order; lanes without weight are skipped."""
+"""Numba: edetector. Steps in order; lanes without weight are skipped. State is M, CUSUM, start, successes and rows since then."""
 
 from __future__ import annotations
 
@@ -21,36 +21,50 @@ def edetector(successes, totals, spend, time_us, slots, up, down, weights, state
     since = np.zeros(n)
     gained = np.zeros(n)
     rows = np.zeros(n)
+    grown_up, grown_down = np.exp(np.minimum(up, LOG_MOST)), np.exp(np.minimum(down, LOG_MOST))
     for i in range(n):
         s = slots[i]
         if s < 0:
             continue
-        m, cusum, start, won, seen = state[s, 0], state[s, 1], state[s, 2], state[s, 3], state[s, 4]
+        total = totals[i]
         e = 0.0
         most = 0.0
-        for l in range(lanes):
-            if weights[s, l] == 0.0:
-                continue
-            k = successes[i, l // of_test]
-            log_growth = k * up[s, l] + (totals[i] - k) * down[s, l]
-            m[l] = min(np.exp(min(log_growth, LOG_MOST)) * (m[l] + spend[i]), CAP)
-            share = weights[s, l] * m[l]
-            e += share
-            cusum[l] = min(cusum[l] + log_growth, LOG_CAP)
-            if cusum[l] <= 0.0:
-                cusum[l] = 0.0
-                start[l] = time_us[i]
-                won[l] = 0.0
-                seen[l] = 0.0
-            else:
-                won[l] += k
-                seen[l] += totals[i]
-            if share > most:
-                most = share
-                lane[i] = l
+        best = -1
+        for t in range(tests):
+            k = successes[i, t]
+            failed, succeeded = total == 1.0 and k == 0.0, total == 1.0 and k == 1.0  # one row grows by one of two factors
+            for l in range(t * of_test, (t + 1) * of_test):
+                weight = weights[s, l]
+                if weight == 0.0:
+                    continue
+                if failed:
+                    log_growth, growth = down[s, l], grown_down[s, l]
+                elif succeeded:
+                    log_growth, growth = up[s, l], grown_up[s, l]
+                else:
+                    log_growth = k * up[s, l] + (total - k) * down[s, l]
+                    growth = np.exp(min(log_growth, LOG_MOST))
+                m = min(growth * (state[s, 0, l] + spend[i]), CAP)
+                state[s, 0, l] = m
+                share = weight * m
+                e += share
+                cusum = min(state[s, 1, l] + log_growth, LOG_CAP)
+                if cusum <= 0.0:
+                    state[s, 1, l] = 0.0
+                    state[s, 2, l] = time_us[i]
+                    state[s, 3, l] = 0.0
+                    state[s, 4, l] = 0.0
+                else:
+                    state[s, 1, l] = cusum
+                    state[s, 3, l] += k
+                    state[s, 4, l] += total
+                if share > most:
+                    most = share
+                    best = l
         e_values[i] = e
-        if lane[i] >= 0:
-            since[i], gained[i], rows[i] = start[lane[i]], won[lane[i]], seen[lane[i]]
+        lane[i] = best
+        if best >= 0:
+            since[i], gained[i], rows[i] = state[s, 2, best], state[s, 3, best], state[s, 4, best]
         if e >= 1.0:
-            m[:] = 0.0
+            state[s, 0, :] = 0.0
     return e_values, lane, since, gained, rows

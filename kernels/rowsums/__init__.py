@@ -40,7 +40,7 @@ def powers(values: np.ndarray, low: int, columns: slice, out: np.ndarray) -> Non
     >>> out.tolist()
     [-1, 10, 11, 13, -1]
     """
-    cpu.powers(values, 2.0 ** (low + 1), columns.start, columns.stop - columns.start - 1, out)
+    cpu.powers(values, values.view(np.uint64), low, columns.start, columns.stop - columns.start - 1, out)
 
 
 def gaps(slot: np.ndarray, time_us: np.ndarray, columns: slice, out: np.ndarray, last_us: np.ndarray) -> None:

@@ -22,15 +22,11 @@ def fold(slot, values, bins, grain, sums):
 
 
 @njit(nogil=True, cache=True)
-def powers(values, low, first, most, out):
+def powers(values, bits, low, first, most, out):
     for i in range(len(values)):
-        value = values[i]
-        if value > 0:  # not of NaN
-            edge, place = low, 0
-            while place < most and value >= edge:
-                edge *= 2.0
-                place += 1
-            out[i] = first + place
+        if values[i] > 0:  # not of NaN
+            exponent = np.int64(bits[i] >> np.uint64(52)) - 1023  # of a float64 over 0: floor(log2)
+            out[i] = first + min(max(exponent - low, 0), most)
         else:
             out[i] = -1
 

@@ -14,7 +14,7 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.future import Future
 from kafka.protocol.consumer import IsolationLevel
 
-from streams.records import Partition, RawBatch
+from streams.records import Packed, Partition, RawBatch, unpacked
 from streams.sources import kafka_raw
 from streams.sources.kafka_group import Membership, assignors
 from streams.sources.source import Change, Fenced, SourceUnavailable
@@ -25,7 +25,7 @@ DEFAULTS: Mapping[str, Any] = {
     "auto_offset_reset": "earliest",
     "fetch_max_bytes": 32 << 20,
     "max_partition_fetch_bytes": 1 << 20,  # so that partitions take turns: what is judged together is as far as the slowest of them
-    "fetch_max_wait_ms": 300,
+    "fetch_max_wait_ms": 500,  # a broker answers sooner when it has something
     "receive_buffer_bytes": 1 << 20,
     "bootstrap_timeout_ms": 15_000,
     "reconnect_backoff_max_ms": 5_000,
@@ -87,6 +87,10 @@ class KafkaSource:
 
     def poll(self, timeout_s: float, max_bytes: int) -> list[RawBatch]:
         """Records that have come, at most about `fetch_max_bytes` in all; RawBatches of at most about `max_bytes` each."""
+        return list(unpacked(self.packed(timeout_s, max_bytes)))
+
+    def packed(self, timeout_s: float, max_bytes: int) -> list[RawBatch | Packed]:
+        """As `poll`, but what came is unpacked when it is asked for."""
         limit = BATCHES_A_POLL if self.raw else RECORDS_A_POLL
         try:
             polled = self._polled(int(timeout_s * 1000), limit)
@@ -102,13 +106,13 @@ class KafkaSource:
         if self._paused:
             self._ask()
         assigned = self._consumer.assignment()
-        batches: list[RawBatch] = []
+        batches: list[RawBatch | Packed] = []
         for place, records in polled.items():
             if place not in assigned:
                 continue  # revoked while we were waiting: whoever has it now reads these again
             partition = Partition(place.topic, place.partition)
             if self.raw:
-                batches += kafka_raw.raw_batches(partition, records, max_bytes)
+                batches.append(kafka_raw.packed(partition, records, max_bytes))
             else:
                 batches.append(kafka_raw.stock(partition, records, self._consumer.position(place), 0))
         if batches:

@@ -5,26 +5,21 @@ decompressed. `install` does so only for the versions it was tested with. Everyt
 transactions, control batches) stays the client's own code. A batch that is not as expected (an old format, records that we read
 differently) is read by the client's own code too; it is logged and counted.
 
-Memory is bounded: a batch that would be more than `BATCH_BYTES` decompressed is refused as one dead letter, and a poll ends when
-`POLL_BYTES` are decompressed.
+Batches are decompressed when their records are asked for, one RawBatch after the other, so a thread can do that. Memory is bounded: a
+batch that would be more than `BATCH_BYTES` decompressed is refused as one dead letter, and a poll ends when about `POLL_BYTES` have come.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import kafka
-import lz4.frame
 import numpy as np
-import snappy
-import zstandard
-from kafka.codec import snappy_decode
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError, KafkaConnectionError, KafkaError
 from kafka.net.transport import KafkaTCPTransport
@@ -32,7 +27,8 @@ from kafka.protocol.consumer import IsolationLevel
 from kafka.record.default_records import DefaultRecordBatch
 from numba import njit
 
-from streams.records import Headers, Partition, RawBatch, Reject
+from streams.records import Headers, Packed, Partition, RawBatch, Reject
+from streams.sources.kafka_codecs import TooLargeError, decompressed
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +38,8 @@ TESTED = ("3.0.12",)
 READ_BYTES = 1 << 18
 READS_AT_ONCE = 64
 BATCH_BYTES = 128 << 20
-POLL_BYTES = 64 << 20
+POLL_BYTES, USUAL_RATIO = 64 << 20, 8
+"""How much a poll takes of a partition, where compressed bytes count for so many."""
 KEPT_BYTES = 900_000
 """Of a batch that is refused."""
 
@@ -76,8 +73,43 @@ def large_reads(transport: Any) -> tuple[bytes, Exception | None]:
 
 
 @dataclass(frozen=True, slots=True)
+class Closed:
+    """One record batch as it came. `offset` is its last record's, which is what the fetcher compares with the position it asked for;
+    `wanted`: the first offset that was asked for."""
+
+    offset: int
+    wanted: int
+    batch: DefaultRecordBatch
+
+    @property
+    def nbytes(self) -> int:
+        """Its size, compressed as it may be."""
+        return len(self.batch._buffer)
+
+    def open(self) -> Whole:
+        """Decompressed, unless it was refused."""
+        batch, refused = self.batch, ""
+        data = batch._buffer
+        if batch.compression_type and not batch._decompressed:
+            compressed = bytes(memoryview(batch._buffer)[batch._pos :])
+            try:
+                data = decompressed(compressed, batch.compression_type, BATCH_BYTES)
+            except TooLargeError:
+                refused, data = f"more than {BATCH_BYTES} bytes when decompressed", compressed[:KEPT_BYTES]
+            except CorruptRecordError as error:
+                refused, data = str(error), compressed[:KEPT_BYTES]
+            else:
+                batch._buffer, batch._pos, batch._decompressed = data, 0, True
+        appended = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else -1
+        return Whole(
+            self.offset, batch.base_offset, self.wanted, batch.next_offset, batch.records_count, batch.first_timestamp, appended, data,
+            batch._pos, batch, refused,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Whole:
-    """One decompressed record batch. `offset` is its last record's, which is what the fetcher compares with the position it asked for."""
+    """One decompressed record batch."""
 
     offset: int
     first_offset: int
@@ -106,7 +138,7 @@ class WholeBatches(Fetcher.PartitionRecords):
         try:
             for batch in itertools.islice(self.record_iterator, n):
                 taken.append(batch)
-                size += len(batch.data) if isinstance(batch, Whole) else len(batch.value or b"")
+                size += counted(batch)
                 if n is not None and size >= POLL_BYTES:
                     return taken + [None] * (n - len(taken))
         except Exception as error:
@@ -124,7 +156,7 @@ class WholeBatches(Fetcher.PartitionRecords):
             if batch.magic == 2:
                 self.leader_epoch = batch.leader_epoch
                 if not self._skipped(batch):
-                    yield self._whole(batch)
+                    yield self._closed(batch)
             else:
                 surprised(f"a record batch of the old format {batch.magic}", f"{tp} at offset {batch.base_offset}")
                 for record in batch:
@@ -148,77 +180,11 @@ class WholeBatches(Fetcher.PartitionRecords):
                 return True
         return batch.is_control_batch
 
-    def _whole(self, batch: DefaultRecordBatch) -> Whole:
-        refused, data = "", batch._buffer
-        if batch.compression_type and not batch._decompressed:
-            compressed = bytes(memoryview(batch._buffer)[batch._pos :])
-            try:
-                data = decompressed(compressed, batch.compression_type, BATCH_BYTES)
-            except TooLargeError:
-                refused, data = f"more than {BATCH_BYTES} bytes when decompressed", compressed[:KEPT_BYTES]
-            except CorruptRecordError as error:
-                refused, data = str(error), compressed[:KEPT_BYTES]
-            else:
-                batch._buffer, batch._pos, batch._decompressed = data, 0, True
+    def _closed(self, batch: DefaultRecordBatch) -> Closed:
         self.records_read += batch.records_count
         self.bytes_read += len(batch._buffer)
         self.next_fetch_offset = batch.next_offset
-        appended = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else -1
-        return Whole(
-            max(batch.last_offset, batch.base_offset), batch.base_offset, self.fetch_offset, batch.next_offset, batch.records_count,
-            batch.first_timestamp, appended, data, batch._pos, batch, refused,
-        )  # fmt: skip
-
-
-class TooLargeError(Exception):
-    """Decompressed, it would be larger than allowed."""
-
-
-def decompressed(data: bytes, codec: int, limit: int) -> bytes:
-    """The bytes behind Kafka's codecs (1 gzip, 2 snappy, 3 lz4, 4 zstd), never more than `limit` of them in memory.
-
-    Raises TooLargeError, CorruptRecordError where they can't be decompressed.
-    """
-    try:
-        if codec == DefaultRecordBatch.CODEC_GZIP:
-            out = zlib.decompressobj(wbits=31).decompress(data, limit + 1)
-        elif codec == DefaultRecordBatch.CODEC_LZ4:
-            out = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=limit + 1)
-        elif codec == DefaultRecordBatch.CODEC_ZSTD:
-            with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
-                out = reader.read(limit + 1)
-        elif codec != DefaultRecordBatch.CODEC_SNAPPY:
-            raise CorruptRecordError(f"codec {codec} is not known")
-        elif snappy_bytes(data) > limit:
-            raise TooLargeError
-        else:
-            out = snappy_decode(data)
-    except (zlib.error, RuntimeError, zstandard.ZstdError, snappy.UncompressError, ValueError, EOFError) as error:
-        raise CorruptRecordError(f"a record batch can't be decompressed: {error}") from error
-    if len(out) > limit:
-        raise TooLargeError
-    return out
-
-
-def snappy_bytes(data: bytes) -> int:
-    """How large snappy's blocks say that they are; alone, or in the frames of Java's library."""
-    if data[:8] != b"\x82SNAPPY\x00":
-        return block_bytes(data, 0)
-    total, at = 0, 16
-    while at + 4 <= len(data):
-        total += block_bytes(data, at + 4)
-        at += 4 + int.from_bytes(data[at : at + 4], "big")
-    return total
-
-
-def block_bytes(data: bytes, at: int) -> int:
-    """The size that stands at the beginning of a block, 7 bits a byte."""
-    size = 0
-    for shift, byte in enumerate(data[at : at + 5]):
-        size |= (byte & 0x7F) << 7 * shift
-        if byte < 0x80:
-            break
-    return size
+        return Closed(max(batch.last_offset, batch.base_offset), self.fetch_offset, batch)
 
 
 def surprised(kind: str, where: str) -> None:
@@ -243,9 +209,9 @@ def varint(data, at, end):
 
 
 @njit(nogil=True, cache=True)
-def bounds(data, at, first_offset, first_timestamp, append_timestamp, starts, ends, offsets, timestamps, headers):
-    """Fill where each record's value lies, its offset and time, and where its headers are (-1: none). Returns the position after the
-    last record, or -1 where the batch is not what it says."""
+def bounds(data, at, base, first_offset, first_timestamp, append_timestamp, starts, ends, offsets, timestamps, headers):
+    """Fill where each record's value lies, its offset and time, and where its headers are (-1: none), with `base` more bytes before them.
+    Returns the position after the last record, or -1 where the batch is not what it says."""
     end = len(data)
     for i in range(len(starts)):
         length, at = varint(data, at, end)
@@ -266,13 +232,13 @@ def bounds(data, at, first_offset, first_timestamp, append_timestamp, starts, en
             size, at = varint(data, at, stop)
             if at < 0 or at + max(size, 0) > stop:
                 return -1
-            starts[i] = at
+            starts[i] = base + at
             at += max(size, 0)
-            ends[i] = at
+            ends[i] = base + at
         count, after = varint(data, at, stop)
         if after < 0 or count < 0:
             return -1
-        headers[i] = at if count else -1
+        headers[i] = base + at if count else -1
         for part in range(2 * count):  # a name, then a value that may be null
             size, after = varint(data, after, stop)
             if after < 0 or after + max(size, 0) > stop or (size < 0 and part % 2 == 0):
@@ -284,26 +250,48 @@ def bounds(data, at, first_offset, first_timestamp, append_timestamp, starts, en
     return at
 
 
+def counted(batch: Any) -> int:
+    """Bytes of a batch, or of one of the client's own records, about as many as they become."""
+    if isinstance(batch, Closed):
+        return batch.nbytes * (USUAL_RATIO if batch.batch.compression_type else 1)
+    return len(batch.value or b"")
+
+
+def packed(partition: Partition, batches: Sequence[Any], max_bytes: int) -> Packed:
+    """Record batches that nobody has looked into yet; RawBatches of at most about `max_bytes`."""
+    taken = list(itertools.takewhile(lambda batch: batch is not None, batches))  # then the poll was full
+    size = sum(b.nbytes if isinstance(b, Closed) else len(b.value or b"") for b in taken)
+    return Packed(partition, size, lambda: unpacked(partition, taken, max_bytes))
+
+
 def raw_batches(partition: Partition, batches: Sequence[Any], max_bytes: int) -> list[RawBatch]:
     """Record batches as RawBatches of at most about `max_bytes`."""
-    groups: list[list[Any]] = []
+    return list(unpacked(partition, batches, max_bytes))
+
+
+def unpacked(partition: Partition, batches: Sequence[Any], max_bytes: int) -> Iterator[RawBatch]:
+    """The same, each made when it is asked for."""
+    group: list[Any] = []
     size = 0
     for batch in batches:
         if batch is None:
             break  # the poll was full
-        whole = isinstance(batch, Whole)
-        length = len(batch.data) if whole else len(batch.value or b"")
-        if groups and size + length <= max_bytes and whole and isinstance(groups[-1][0], Whole) and not batch.refused:
-            groups[-1].append(batch)
-            size += length
-        elif groups and not whole and not isinstance(groups[-1][0], Whole):
-            groups[-1].append(batch)
-        else:
-            groups.append([batch])
-            size = max_bytes if whole and batch.refused else length
-    found: list[RawBatch] = []
-    for group in groups:
-        found += read(partition, group) if isinstance(group[0], Whole) else [stock(partition, group, -1, 0)]
+        one: Any = batch.open() if isinstance(batch, Closed) else batch
+        whole = isinstance(one, Whole)
+        length = len(one.data) if whole else len(one.value or b"")
+        alike = bool(group) and isinstance(group[0], Whole) == whole
+        if group and not (alike and (not whole or (size + length <= max_bytes and not one.refused))):
+            yield from usable(partition, group)
+            group, size = [], 0
+        group.append(one)
+        size = max_bytes if whole and one.refused else size + length
+    if group:
+        yield from usable(partition, group)
+
+
+def usable(partition: Partition, group: Sequence[Any]) -> list[RawBatch]:
+    """Batches that go together, or the client's own records, as RawBatches that have something to tell."""
+    found = read(partition, group) if isinstance(group[0], Whole) else [stock(partition, group, -1, 0)]
     return [raw for raw in found if len(raw) or raw.refused]
 
 
@@ -337,17 +325,14 @@ def gathered(partition: Partition, batches: Sequence[Whole]) -> RawBatch:
         here = slice(row, row + batch.count)
         buffer = np.frombuffer(memoryview(batch.data).toreadonly(), np.uint8)  # one kind of array, so that Numba compiles once
         part = starts[here], ends[here], offsets[here], timestamps[here], headers[here]
-        after = bounds(buffer, batch.start, batch.first_offset, batch.first_timestamp, batch.append_timestamp, *part)
+        after = bounds(buffer, batch.start, base, batch.first_offset, batch.first_timestamp, batch.append_timestamp, *part)
         if after != len(buffer):
             raise CorruptRecordError("its records do not end where it ends")
-        starts[here] += base
-        ends[here] += base
-        headers[here] += np.where(headers[here] >= 0, base, 0)
         base += len(buffer)
         row += batch.count
     data = memoryview(batches[0].data if len(batches) == 1 else b"".join(b.data for b in batches)).toreadonly()
-    wanted = np.repeat([b.wanted for b in batches], [b.count for b in batches])
-    if (early := offsets < wanted).any():
+    if any(b.first_offset < b.wanted for b in batches):
+        early = offsets < np.repeat([b.wanted for b in batches], [b.count for b in batches])
         starts, ends, offsets, timestamps, headers = (a[~early] for a in (starts, ends, offsets, timestamps, headers))
     with_headers = [read_headers(data, at) for at in headers.tolist()] if (headers >= 0).any() else None
     return RawBatch(partition, data, starts, ends, offsets, timestamps, with_headers, next_offset=batches[-1].next_offset)

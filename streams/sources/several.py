@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from streams.records import Partition, RawBatch
-from streams.sources.source import Change, Source
+from streams.records import Packed, Partition, RawBatch, unpacked
+from streams.sources.source import Change, Source, poll_of
 
 PART_S = 0.05
 """The longest that one source is waited for while others may have something."""
@@ -30,9 +30,13 @@ class SeveralSources:
 
     def poll(self, timeout_s: float, max_bytes: int) -> list[RawBatch]:
         """What any has; the waiting is shared out."""
-        batches: list[RawBatch] = []
+        return list(unpacked(self.packed(timeout_s, max_bytes)))
+
+    def packed(self, timeout_s: float, max_bytes: int) -> list[RawBatch | Packed]:
+        """As `poll`, but what came is unpacked when it is asked for."""
+        batches: list[RawBatch | Packed] = []
         for source in self.sources:
-            batches += source.poll(0.0 if batches else min(timeout_s, PART_S), max_bytes)
+            batches += poll_of(source)(0.0 if batches else min(timeout_s, PART_S), max_bytes)
         return batches
 
     def pause(self) -> None:

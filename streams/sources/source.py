@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from streams.records import Partition, RawBatch
+from streams.records import Packed, Partition, RawBatch
 
 Change = Callable[[Sequence[Partition]], None]
 
@@ -60,3 +60,9 @@ class Source(Protocol):
     def confirm(self) -> bool:
         """Whether we own, now, what was assigned to us. Raises OSError when that can't be told."""
         ...
+
+
+def poll_of(source: Any) -> Callable[[float, int], Sequence[RawBatch | Packed]]:
+    """How to poll a source so that what comes is unpacked when it is asked for: `packed` where it has that verb, as `poll`."""
+    found: Callable[[float, int], Sequence[RawBatch | Packed]] = source.packed if hasattr(source, "packed") else source.poll
+    return found

@@ -1,11 +1,11 @@
-"""Decoding ahead gives what decoding in turn gives, in the same order, and its faults where they belong."""
+"""Reading ahead gives what unpacking and decoding in turn gives, in the same order, and its faults where they belong."""
 
 import orjson
 import pytest
 
-from engine.ahead import LEAST_BYTES, Ahead
+from engine.ahead import LEAST_BYTES, Ahead, Coming
 from streams.decode import Format, decode
-from streams.records import Partition, RawBatch
+from streams.records import Packed, Partition, RawBatch
 
 FORMATS = {"t": Format("hardware")}
 
@@ -15,23 +15,56 @@ def batch(first: int, rows: int) -> RawBatch:
     return RawBatch.of(Partition("t"), [*values, b"{"], first_offset=first)
 
 
-def test_the_rows_are_those_of_decoding_in_turn():
+@pytest.mark.parametrize("sizes", [(3, 5000, 8000, 2, 6000), (3, 2)])
+def test_the_rows_are_those_of_decoding_in_turn(sizes: tuple[int, ...]):
     ahead = Ahead(FORMATS)
-    batches = [batch(k * 10_000, rows) for k, rows in enumerate((3, 5000, 8000, 2, 6000))]
-    assert len(batches[1].data) > LEAST_BYTES > len(batches[3].data)
-    other = RawBatch.of(Partition("not telemetry"), [bytes(2 * LEAST_BYTES)])
-    ahead.expect([batches[0], other, *batches[1:]])
-    for raw in [*batches, batch(90_000, 4)]:  # the last comes unexpected
-        found, alone = ahead.decoded(raw), decode(raw, FORMATS["t"])
-        assert [r.table.to_pylist() for r in found.rows] == [r.table.to_pylist() for r in alone.rows]
-        assert [r.offset for r in found.rejects] == [r.offset for r in alone.rejects] == [int(raw.offsets[-1])]
+    batches = [batch(k * 10_000, rows) for k, rows in enumerate(sizes)]
+    other = RawBatch.of(Partition("not telemetry"), [b"x"])
+    together = Packed(Partition("t"), sum(len(b.data) for b in batches[1:]), lambda: iter(batches[1:]))
+    assert (together.nbytes > LEAST_BYTES) == (len(sizes) > 2)
+    found = list(ahead.read(Coming([batches[0], other, together])))
+    assert [id(raw) for raw, _ in found] == [id(raw) for raw in (batches[0], other, *batches[1:])] and found.pop(1)[1] is None
+    for raw, decoded in found:
+        alone = decode(raw, FORMATS["t"])
+        assert [r.table.to_pylist() for r in decoded.rows] == [r.table.to_pylist() for r in alone.rows]
+        assert [r.offset for r in decoded.rejects] == [r.offset for r in alone.rejects] == [int(raw.offsets[-1])]
+    assert list(ahead.read(Coming([]))) == []
+    ahead.close()
+
+
+def test_no_more_than_one_is_unpacked_before_it_is_asked_for():
+    ahead, made = Ahead(FORMATS), []
+
+    def unpack():
+        for k in range(4):
+            made.append(k)
+            yield batch(k * 10_000, 3000)
+
+    for k, _ in enumerate(ahead.read(Coming([Packed(Partition("t"), LEAST_BYTES, unpack)]))):
+        assert k in made and max(made) <= k + 1
+    ahead.close()
+    assert made == [0, 1, 2, 3]
+
+
+def test_what_comes_after_is_begun_while_the_last_is_in_use():
+    ahead = Ahead(FORMATS)
+    polls = [Coming([batch(k * 50_000, 3000), batch(k * 50_000 + 10_000, 3000)]) for k in range(3)]
+    offsets = []
+    for now, after in zip(polls, [*polls[1:], None], strict=True):
+        for raw, decoded in ahead.read(now, after):
+            offsets.append(int(raw.offsets[0]))
+            assert decoded.rows[0].table.num_rows == 3000
+        ahead._thread.submit(int).result()
+        assert after is None or after.begun.done()
+    assert offsets == sorted(offsets) and len(offsets) == 6
     ahead.close()
 
 
 def test_a_fault_is_raised_at_its_own_batch():
     ahead, first, second = Ahead(FORMATS), batch(0, 5000), batch(10_000, 5000)
-    ahead.expect([first, broken := RawBatch(Partition("t"), second.data, None, None, second.offsets, second.timestamps_ms)])
-    assert ahead.decoded(first).rows
+    broken = RawBatch(Partition("t"), second.data, None, None, second.offsets, second.timestamps_ms)
+    coming = ahead.read(Coming([first, broken]))
+    assert next(coming)[1].rows
     with pytest.raises(TypeError):
-        ahead.decoded(broken)
+        next(coming)
     ahead.close()

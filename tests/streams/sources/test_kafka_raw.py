@@ -164,9 +164,12 @@ def test_no_more_than_the_limit_is_decompressed(codec: int, compress) -> None:
         kafka_raw.decompressed(b"\x05nonsense" * 3, codec, 1000)
 
 
-def test_a_poll_ends_when_enough_is_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_raw, "POLL_BYTES", 1000)
-    log = b"".join(batch_of([(0, 0, None, bytes(400), [])], 4, base) for base in range(10))
+@pytest.mark.parametrize("codec", [0, 4])
+def test_a_poll_ends_when_enough_has_come(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = [batch_of([(0, 0, None, bytes(400), [])], codec, base) for base in range(10)]
+    usual = kafka_raw.USUAL_RATIO if codec else 1  # of what is compressed, what it may become
+    monkeypatch.setattr(kafka_raw, "POLL_BYTES", 2 * usual * len(logs[0]) + 1)
+    log = b"".join(logs)
     part = kafka_raw.WholeBatches(0, PLACE, MemoryRecords(log))
     polls = []
     while part:
