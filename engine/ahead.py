@@ -3,6 +3,7 @@ lock, so a second core does it."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,9 @@ class Coming:
         self.gone: set[Partition] = set()
         self.raws = unpacked(batches)
         self.begun: Future[Read | None] | None = None
+        """The batch that a thread reads or has read."""
+        self.after: Coming | None = None
+        self.read_out = False
 
 
 class Ahead:
@@ -35,25 +39,37 @@ class Ahead:
 
     def __init__(self, formats: Mapping[str, Format]):
         self.formats = formats
-        self._thread = ThreadPoolExecutor(1, "decode")
+        self._thread, self._lock = ThreadPoolExecutor(1, "decode"), threading.Lock()
 
-    def read(self, now: Coming, after: Coming | None = None) -> Iterator[Read]:
-        """Each batch that came. `after`: what will be read next, begun while the caller has the last of these. Raises what unpacking or
-        decoding raises, in its turn."""
+    def read(self, now: Coming) -> Iterator[Read]:
+        """Each batch that came. Raises what unpacking or decoding raises, in its turn."""
         if not now.large and now.begun is None:
             while (found := self._next(now.raws)) is not None:
                 yield found
             return
-        begun = now.begun or self._thread.submit(self._turn, now, after)
-        while (found := begun.result()) is not None:
-            begun = self._thread.submit(self._turn, now, after)
+        self._begin(now)
+        while now.begun is not None and (found := now.begun.result()) is not None:
+            now.begun = self._thread.submit(self._turn, now)
             yield found
 
-    def _turn(self, now: Coming, after: Coming | None) -> Read | None:
+    def follow(self, now: Coming, after: Coming) -> None:
+        """What will be read next: begun when the last batch of the present poll has been read."""
+        now.after = after
+        if now.read_out:
+            self._begin(after)
+
+    def _begin(self, coming: Coming) -> None:
+        with self._lock:
+            if coming.large and coming.begun is None:
+                coming.begun = self._thread.submit(self._turn, coming)
+
+    def _turn(self, now: Coming) -> Read | None:
         """The next batch; where there is none, begin with what comes after."""
         found = self._next(now.raws)
-        if found is None and after is not None and after.large:
-            after.begun = self._thread.submit(self._next, after.raws)
+        if found is None:
+            now.read_out = True  # first said, then looked: who follows does it the other way round, so one of both begins
+            if now.after is not None:
+                self._begin(now.after)
         return found
 
     def _next(self, raws: Iterator[RawBatch]) -> Read | None:
@@ -69,9 +85,9 @@ class Ahead:
 
 
 class Intake:
-    """Polls a source and reads what comes. Where there is much, a poll is held while the next one is made, so that the thread always has
-    something to read. `polled`: told after each poll how long that took, and of which partitions something is here. `stage`: takes the
-    seconds that were waited for each batch."""
+    """Polls a source and reads what comes. Where there is much, the next poll is made before the present one is done with, so that the
+    thread always has something to read. `polled`: told after each poll how long that took, and of which partitions something is here.
+    `stage`: takes the seconds that were waited for each batch."""
 
     def __init__(
         self, source: Source, ahead: Ahead, max_bytes: int, polled: Callable[[float, set[Partition]], None], stage: Callable[[float], None]
@@ -92,11 +108,15 @@ class Intake:
 
     def turn(self, timeout_s: float) -> Iterator[Read]:
         """The batches of one poll, the one that is held if there is one."""
-        now = self.coming or self._poll(timeout_s)
-        self.coming = self._poll(0.0, now) if now.large and hasattr(self.source, "packed") else None
+        now, self.coming = self.coming or self._poll(timeout_s), None
         asked = time.perf_counter()
-        for raw, decoded in self.ahead.read(now, self.coming):
+        for raw, decoded in self.ahead.read(now):
             self.stage(time.perf_counter() - asked)
+            if now.large and self.coming is None and hasattr(self.source, "packed"):
+                coming = self._poll(0.0, now)
+                if coming.partitions:
+                    self.coming = coming
+                    self.ahead.follow(now, coming)
             if raw.partition not in now.gone:
                 yield raw, decoded
             asked = time.perf_counter()

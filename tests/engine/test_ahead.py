@@ -46,16 +46,20 @@ def test_no_more_than_one_is_unpacked_before_it_is_asked_for():
     assert made == [0, 1, 2, 3]
 
 
-def test_what_comes_after_is_begun_while_the_last_is_in_use():
+@pytest.mark.parametrize("when", [0, 1])
+def test_what_comes_after_is_begun_while_the_last_is_in_use(when: int):
     ahead = Ahead(FORMATS)
     polls = [Coming([batch(k * 50_000, 3000), batch(k * 50_000 + 10_000, 3000)]) for k in range(3)]
     offsets = []
     for now, after in zip(polls, [*polls[1:], None], strict=True):
-        for raw, decoded in ahead.read(now, after):
+        for k, (raw, decoded) in enumerate(ahead.read(now)):
             offsets.append(int(raw.offsets[0]))
             assert decoded.rows[0].table.num_rows == 3000
-        ahead._thread.submit(int).result()
-        assert after is None or after.begun.done()
+            if after is not None and k == when:
+                ahead.follow(now, after)
+            for _ in range(3):  # what is begun begins more
+                ahead._thread.submit(int).result()
+            assert after is None or (after.begun is not None) == (k == 1)  # the last of these is in use
     assert offsets == sorted(offsets) and len(offsets) == 6
     ahead.close()
 
