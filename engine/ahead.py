@@ -11,22 +11,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from streams.decode import Format, decode
 from streams.records import Decoded, Packed, Partition, RawBatch, unpacked
 from streams.sources import Source
-from streams.sources.source import Change, poll_of
+from streams.sources.source import more_of, poll_of
 
 LEAST_BYTES = 1 << 16
 """A poll that brought less is read sooner than a thread takes it up."""
+POLL_EVERY_S = 1.0
+"""However much comes: a member of a group must look after the group."""
 Read = tuple[RawBatch, Decoded | None]
 """A batch with its rows and rejects; None for what is no telemetry."""
 
 
 class Coming:
-    """What a poll brought, on its way to the detectors. `gone`: partitions that changed hands since; nothing of them may be used, whoever
-    has them reads it again."""
+    """What a poll brought, on its way to the detectors."""
 
     def __init__(self, batches: Sequence[RawBatch | Packed]):
         self.partitions = {batch.partition for batch in batches}
         self.large = sum(b.nbytes if isinstance(b, Packed) else len(b.data) for b in batches) >= LEAST_BYTES
-        self.gone: set[Partition] = set()
         self.raws = unpacked(batches)
         self.begun: Future[Read | None] | None = None
         """The batch that a thread reads or has read."""
@@ -85,9 +85,12 @@ class Ahead:
 
 
 class Intake:
-    """Polls a source and reads what comes. Where there is much, the next poll is made before the present one is done with, so that the
-    thread always has something to read. `polled`: told after each poll how long that took, and of which partitions something is here.
-    `stage`: takes the seconds that were waited for each batch."""
+    """Polls a source and reads what comes. Where there is much, what has come meanwhile is taken before the present poll is done with, so
+    that the thread always has something to read. Partitions change hands in a true poll alone, and nothing is held in one.
+
+    `polled`: told after each poll how long that took, and of which partitions something is here. `stage`: takes the seconds that were
+    waited for each batch.
+    """
 
     def __init__(
         self, source: Source, ahead: Ahead, max_bytes: int, polled: Callable[[float, set[Partition]], None], stage: Callable[[float], None]
@@ -95,37 +98,25 @@ class Intake:
         self.source, self.ahead, self.max_bytes, self.polled, self.stage = source, ahead, max_bytes, polled, stage
         self.coming: Coming | None = None
         """What is held: it is in no state and in no checkpoint yet."""
-        self._changed: set[Partition] = set()
-
-    def noting(self, tell: Change) -> Change:
-        """The callback, and a note that partitions changed hands: what is held of them may not be used."""
-
-        def told(partitions: Sequence[Partition]) -> None:
-            self._changed.update(partitions)
-            tell(partitions)
-
-        return told
+        self._polled_at = 0.0
 
     def turn(self, timeout_s: float) -> Iterator[Read]:
-        """The batches of one poll, the one that is held if there is one."""
+        """The batches of one poll, or of what was held."""
         now, self.coming = self.coming or self._poll(timeout_s), None
+        more = more_of(self.source) if now.large and time.monotonic() - self._polled_at < POLL_EVERY_S else None
         asked = time.perf_counter()
         for raw, decoded in self.ahead.read(now):
             self.stage(time.perf_counter() - asked)
-            if now.large and self.coming is None and hasattr(self.source, "packed"):
-                coming = self._poll(0.0, now)
-                if coming.partitions:
-                    self.coming = coming
-                    self.ahead.follow(now, coming)
-            if raw.partition not in now.gone:
-                yield raw, decoded
+            if more is not None and self.coming is None and (batches := more(self.max_bytes)):
+                self.coming = Coming(batches)
+                self.polled(0.0, self.coming.partitions)
+                self.ahead.follow(now, self.coming)
+            yield raw, decoded
             asked = time.perf_counter()
 
-    def _poll(self, timeout_s: float, held: Coming | None = None) -> Coming:
+    def _poll(self, timeout_s: float) -> Coming:
         asked = time.monotonic()
-        self._changed.clear()
         coming = Coming(poll_of(self.source)(timeout_s, self.max_bytes))
-        if held is not None:
-            held.gone |= self._changed
-        self.polled(time.monotonic() - asked, coming.partitions)
+        self._polled_at = time.monotonic()
+        self.polled(self._polled_at - asked, coming.partitions)
         return coming

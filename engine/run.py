@@ -64,7 +64,7 @@ class Engine:
         self.handover = handover = Handover(config, detectors, source, formats, outbox, checkpoints, self.population, self.checkpoint)
         self.workers, self.assigned, self.revoked, self.lost = handover.workers, handover.assigned, handover.revoked, handover.lost
         self.intake = Intake(source, self.ahead, config.limits.poll_bytes, self.polled, metrics.stage_s.labels("decode").observe)
-        source.on_change(*map(self.intake.noting, (self.assigned, self.revoked, self.lost)))
+        source.on_change(self.assigned, self.revoked, self.lost)
         self.silence, self.checkpoint_due = Silence(self.population, config.lateness_us), time.monotonic() + config.checkpoint.interval_s
         self.clocks = Clocks(config.skew_us, metrics)
         self.rows, self.rejected, self.opened = 0, Counter[str](), Counter[str]()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -91,9 +91,22 @@ class KafkaSource:
 
     def packed(self, timeout_s: float, max_bytes: int) -> list[RawBatch | Packed]:
         """As `poll`, but what came is unpacked when it is asked for."""
-        limit = BATCHES_A_POLL if self.raw else RECORDS_A_POLL
+        found = self._taken(lambda limit: self._polled(int(timeout_s * 1000), limit), max_bytes)
+        if self._paused:
+            self._ask()
+        return found
+
+    def more(self, max_bytes: int) -> list[RawBatch | Packed]:
+        """What has come since, of the same partitions, at once and without a look at the group: none changes hands. Nothing while the group
+        rebalances. It does not stand for polls: who only asks for more is taken for dead."""
+        if self._paused or self.membership.joining or self.membership.fenced:
+            return []
+        return self._taken(lambda limit: self.membership.records_meanwhile(limit, 0), max_bytes)
+
+    def _taken(self, fetch: Callable[[int], dict[TopicPartition, list[Any]]], max_bytes: int) -> list[RawBatch | Packed]:
+        """What the client has, of partitions that are ours."""
         try:
-            polled = self._polled(int(timeout_s * 1000), limit)
+            polled = fetch(BATCHES_A_POLL if self.raw else RECORDS_A_POLL)
         except kafka_errors.FencedInstanceIdError as error:
             raise Fenced(f"another process is member {self._instance!r} of group {self._group} now") from error
         except kafka_errors.KafkaError as error:
@@ -103,8 +116,6 @@ class KafkaSource:
                 raise
             self._tell(error)
             return []
-        if self._paused:
-            self._ask()
         assigned = self._consumer.assignment()
         batches: list[RawBatch | Packed] = []
         for place, records in polled.items():

@@ -66,3 +66,8 @@ def poll_of(source: Any) -> Callable[[float, int], Sequence[RawBatch | Packed]]:
     """How to poll a source so that what comes is unpacked when it is asked for: `packed` where it has that verb, as `poll`."""
     found: Callable[[float, int], Sequence[RawBatch | Packed]] = source.packed if hasattr(source, "packed") else source.poll
     return found
+
+
+def more_of(source: Any) -> Callable[[int], Sequence[RawBatch | Packed]] | None:
+    """How to take what has come since a poll of this source, where it has that verb: `more`, in which no partition changes hands."""
+    return getattr(source, "more", None)
