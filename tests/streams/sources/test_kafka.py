@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaProducer
 
-from streams.records import Message, Partition, RawBatch
+from streams.records import Message, Partition, RawBatch, unpacked
 from streams.sinks import KafkaSink
 from streams.sources import KafkaSource, SourceUnavailable
 from tests.support.kafka import Broker, Cluster, unique_group
@@ -117,6 +117,37 @@ def test_reading_goes_on_where_it_is_told(kafka: Cluster, raw: bool) -> None:
     source.resume()
     assert [r[1] for r in read(source, 10)] == list(range(90, 100))
     source.close()
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("raw", [True, False])
+def test_more_is_what_has_come_since_and_no_partition_changes_hands_in_it(kafka: Cluster, raw: bool) -> None:
+    topic, group = kafka.topic(2), unique_group()
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, linger_ms=5)
+    source = KafkaSource(kafka.bootstrap, group, [topic], raw=raw)
+    have = owned(source)
+    producer.send(topic, b"first", partition=0).get(10)
+    found = read(source, 1)
+    for i in range(200):
+        producer.send(topic, b"%d" % i, partition=i % 2)
+    producer.flush()
+    deadline = time.monotonic() + 30
+    while len(found) < 201:
+        assert time.monotonic() < deadline, len(found)
+        found += records(list(unpacked(source.more(1 << 20))))
+    assert sorted(r[1] for r in found) == sorted([*range(101), *range(100)])
+    source.pause()
+    assert source.more(1 << 20) == []
+    source.resume()
+    other = KafkaSource(kafka.bootstrap, group, [topic], raw=raw)
+    others = owned(other)
+    for _ in range(10):
+        other.poll(0.1, 1 << 20)  # asks to join; whoever only asks for more does not see it
+        assert records(list(unpacked(source.more(1 << 20)))) == [] and len(have) == 2
+    turns([source, other], lambda: len(have) == len(others) == 1, 0.0)
+    producer.close()
+    source.close()
+    other.close()
 
 
 @pytest.mark.kafka
