@@ -65,22 +65,25 @@ def fold(
         newest = partition[NEWEST]
         if partition[SEEN] and now > newest and (partition[TOLD] or now - newest > least_us):
             others, limit = awake(newest, partition[SKIPPED], last_us, last_skipped, interval_us, jitter_us, rows, intervals, least_us)
-            if partition[TOLD] or (len(others) > 1 and now - newest > limit):
+            silence = len(others) > 1 and now - newest > limit
+            if partition[TOLD] or silence:
                 for other in others:
                     whose.append((len(events), other))
                 events.append((PARTITION, i, -1, -1, newest, 0.0, limit, True))
-                partition[SKIPPED] += now - newest
                 partition[TOLD] = 0
+            if silence:  # of event time; one that was told by the clock alone must not move what rows are measured by
+                partition[SKIPPED] += now - newest
         partition[NEWEST] = max(newest, now) if partition[SEEN] else now
         partition[SEEN] = 1
         skipped = partition[SKIPPED]
         before = last_us[d] - last_skipped[d] if rows[d] else now - skipped
         gap = (now - skipped) - before
         limit = limit_of(interval_us[d], jitter_us[d], intervals, least_us)
-        if told[d] or (rows[d] >= LEARNED and gap > limit):
+        overdue = rows[d] >= LEARNED and gap > limit
+        if told[d] or overdue:
             events.append((DEVICE, i, d, -1, last_us[d], interval_us[d], limit, True))
             told[d] = 0
-        elif rows[d] > 0 and gap > 0:
+        if not overdue and rows[d] > 0 and gap > 0:
             weight = 1.0 / min(rows[d], MEMORY)
             if rows[d] > 1:
                 jitter_us[d] += (abs(gap - interval_us[d]) - jitter_us[d]) * weight

@@ -183,3 +183,33 @@ def test_a_source_that_can_not_be_asked_is_not_silent() -> None:
     engine.step(0.0)
     engine.outbox.flush(1.0)
     assert kept.alerts == []
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_silence_by_the_clock_leaves_no_trace_in_what_rows_are_measured_by(devices: int) -> None:
+    """A broker that was away gives the very next rows late: later findings have the ids that they would have had without."""
+    before = np.cumsum(np.random.default_rng(1).uniform(0.5, 1.5, 100))
+    after = before[-1] + np.cumsum(np.random.default_rng(2).uniform(0.5, 1.5, 100))
+    gone = after[:60].tolist(), [t for t in after[60:] if t > after[60] + 30]  # the last device
+    ids = []
+    for silent in (True, False):
+        source, kept = SimulatedSource(["gpus"]), Kept()
+        engine = engine_over(source, kept)
+        for line in lines(before, devices):
+            source.put("gpus", line, 0)
+        while engine.step(0.0):
+            pass
+        engine.population.waited_s += 1000.0 * silent
+        engine.step(0.0)
+        rows = [orjson.loads(line) for line in lines(after, devices)]
+        wanted = [int(t * S) for part in gone for t in part]
+        for row in rows:
+            if row["device"] != f"g{devices - 1}" or row["time"] in wanted:
+                source.put("gpus", orjson.dumps(row), 0)
+        while engine.step(0.0):
+            pass
+        engine.outbox.flush(1.0)
+        onset_us = max(a["onset_us"] for a in kept.alerts)
+        assert onset_us > after[59] * S and (len({a["id"] for a in kept.alerts}) > 1) == silent
+        ids.append({(a["id"], a["resolved_us"]) for a in kept.alerts if a["onset_us"] == onset_us and a["status"] == "resolved"})
+    assert ids[0] == ids[1] and len(ids[0]) == 1
