@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from engine.batch import Batch
+from engine.detectors.extraction_views import learning_rows
 from engine.outbox import Outbox
 from engine.worker import Worker
 from streams.records import Partition
@@ -37,6 +38,7 @@ class Metrics:
         self.keys = Gauge("telltale_keys", "Keys with state", ["table"], registry=r)
         self.evicted = Gauge("telltale_keys_evicted", "Keys whose state made room for others", ["table"], registry=r)
         self.refused = Gauge("telltale_keys_refused", "Keys refused because all others are alarming", ["table"], registry=r)
+        self.learning = Gauge("telltale_learning_rows", "Queries put aside to learn extraction from, not judged", ["view"], registry=r)
         self.state_bytes = Gauge("telltale_state_bytes", "Bytes of state", registry=r)
         self.checkpoints = Counter("telltale_checkpoints", "Checkpoints written", registry=r)
         self.checkpoint_failures = Counter("telltale_checkpoint_failures", "Checkpoints that could not be written", registry=r)
@@ -61,6 +63,9 @@ class Metrics:
         for partition in (*workers, *shared):
             if (behind := lag(partition)) is not None:
                 self.lag.labels(str(partition)).set(behind)
+        self.learning.clear()
+        for view, rows in (held for w in workers.values() for held in learning_rows(w.state)):
+            self.learning.labels(view).inc(rows)
         self.state_bytes.set(sum(w.state.nbytes for w in workers.values()))
         for name in {n for w in workers.values() for n in w.state.tables}:
             tables = [w.state.tables[name] for w in workers.values() if name in w.state.tables]

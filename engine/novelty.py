@@ -13,12 +13,15 @@ plain average and so an e-value too. The plain one is the largest feature's alon
 feature that differs a little from all the traffic; near the geometric mean, several that differ count more.
 
 Queries that follow each other may be alike: what a query and the reference are worth in independent ones is measured
-(`engine.dependence`; of principals that are compared with each other, see below, only what goes on from one to the next, as they show their
-own). p-values are raised as for a reference of so many fewer, bets grow by so much less, and a feature whose memory leaves the reference
-under 20 queries is silent. How large the evidence becomes for benign windows of n queries is learned by half-sampling: windows drawn
-from the whole reference in stretches of time, compared with a random half of its stretches, which differs from the whole as the whole does
-from all benign queries (McCarthy 1969). When the reference has several principals, each is compared with the others as well: real people
-differ more than draws from one pool.
+(`engine.dependence`, over the stream and over each principal's own queries; of principals that are compared with each other, see below,
+only what goes on from one to the next, as they show their own). p-values are raised as for a reference of so many fewer, bets grow by so
+much less, and a feature whose memory leaves the reference under 20 queries is silent. How large the evidence becomes for benign windows of
+n queries is learned by half-sampling: windows drawn from the whole reference in stretches of time, compared with a random half of its
+stretches, which differs from the whole as the whole does from all benign queries (McCarthy 1969). When the reference has several
+principals, each is compared with the others as well: real people differ more than draws from one pool.
+
+What the null says of evidence that none of its windows had rests on how many independent stretches of traffic the reference is: of k, the
+tail is that of an F distribution with k degrees of freedom, which for many is exponential and for two says that nothing is impossible.
 """
 
 from __future__ import annotations
@@ -40,14 +43,15 @@ RATIO = 0.6
 CONFIDENCE = 0.95
 POWER = 0.1
 """Exponent of the mean over features: 1 is the plain average, near 0 the geometric mean."""
-LEAST_EXCESS = 0.5
+LEAST_EXCESS = 1.0
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.6)
 EXPONENTS = (0.1, 0.3, 0.6)
 WINDOWS = (25, 50, 100, 200, 400, 800, 1600, 3200)
 QUANTILES = np.linspace(0.0, 0.9, 19)
 GRID = 512
 LEAST_GROUPS, LEAST_ROWS = 8, 64
-BLOCKS, STRETCHES = 16, 8
+BLOCKS, LEAST_BLOCKS = 16, 4
+ENOUGH, LONG = 64, 256
 LEAST_WORTH = 20
 
 
@@ -58,7 +62,8 @@ class Novelty:
     `scores`: float32[K, grid] quantiles of each feature, for normal scores; `mean` [K] and `precision` [K, K] of those scores;
     `edges`: float32[2, K + 1, BINS - 1], a value beyond edge j (above the upper ones, below the lower ones) is in a bin over j;
     `bets`: float64[K + 1, BINS, bets], log growth of each bet by feature and bin; `null`: float64[windows, 19 + 2], for windows of each
-    length the quantiles of the log evidence of benign traffic up to .9, then the mean excess over that and how many windows it is from.
+    length the quantiles of the log evidence of benign traffic up to .9, then the mean excess over that and how many independent
+    stretches the reference is.
     """
 
     scores: np.ndarray
@@ -103,8 +108,8 @@ class Novelty:
     def log10_p(self, log_e: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """log10 of the probability that a benign window of `rows` queries has evidence of at least `log_e`.
 
-        Under the 90 % quantile from the learned quantiles, over it by an exponential tail; between window lengths by interpolation
-        in log length, beyond the shortest and the longest as there.
+        Under the 90 % quantile from the learned quantiles, over it by the tail of an F distribution, (1 + excess / (k / 2))^(-k / 2) with
+        k stretches of reference; between window lengths by interpolation in log length, beyond the shortest and the longest as there.
         """
         at = np.interp(np.log(np.maximum(rows, 1)), np.log(WINDOWS), np.arange(len(WINDOWS)))
         low = np.floor(at).astype(np.int64)
@@ -116,13 +121,17 @@ class Novelty:
     def _log10_p(self, log_e: np.ndarray, window: int) -> np.ndarray:
         quantiles, excess = self.null[window, : len(QUANTILES)], self.null[window, len(QUANTILES)]
         bulk = np.log10(1 - np.interp(log_e, quantiles, QUANTILES))
-        tail = np.log10(1 - QUANTILES[-1]) - (log_e - quantiles[-1]) / excess / np.log(10)
+        half = self.null[window, len(QUANTILES) + 1] / 2
+        over = np.maximum(0.0, log_e - quantiles[-1])
+        tail = np.log10(1 - QUANTILES[-1]) - half * np.log1p(over / (half * excess)) / np.log(10)
         return np.where(log_e > quantiles[-1], tail, bulk)
 
 
-def fit(values: np.ndarray, groups: np.ndarray, seed: int = 0, splits: int = 100, alone: int = 0) -> Novelty:
+def fit(
+    values: np.ndarray, groups: np.ndarray, seed: int = 0, splits: int = 100, alone: int = 0, least_memory: float | np.ndarray = 1.0
+) -> Novelty:
     """Learn a reference from benign queries in their order: float32[m, K] features (NaN: not there), and whose they were, int[m]. The last
-    `alone` features have no part in the combination.
+    `alone` features have no part in the combination. `least_memory`: what is known of the features' memory beforehand.
 
     Values must be what a fresh query would get (own counts left out). Raises ValueError under 100 queries.
     """
@@ -133,23 +142,58 @@ def fit(values: np.ndarray, groups: np.ndarray, seed: int = 0, splits: int = 100
         scores = np.stack([quantile_grid(column) for column in values.T])
     normal = normal_scores(values, scores)
     mean = normal.mean(0)
-    turns = taking_turns(groups) if len(compared(groups)) else np.arange(len(groups))
-    memory = memories(values[turns], groups[turns])
+    measured = memory_of(values, groups)
+    memory = np.maximum(measured, least_memory)
     weight = np.where(worth(values, memory) > 0, 1 / np.sqrt(memory), 0.0)
     weight[len(weight) - alone :] = 0
     covariance = np.cov((normal * weight).T).reshape(len(mean), -1)
     precision = weight[:, None] * np.linalg.inv(covariance + 0.1 * np.eye(len(mean))) * weight
     combined = with_combination(values, scores, mean, precision)
-    memory = np.append(memory, memories(combined[turns, -1:], groups[turns]))
-    null = learn_null(combined, memory, groups, np.random.default_rng(seed), splits)
+    of_combination = memory_of(combined[:, -1:], groups)
+    memory, wanders = np.append(memory, of_combination), bool(max(measured.max(), of_combination[0]) > 1)
+    units = stretches_in(combined, groups)
+    null = learn_null(combined, memory, wanders, units, groups, np.random.default_rng(seed), splits)
     has = worth(combined, memory)
     return Novelty(scores, mean, precision, tail_edges(combined, has), bet_table(has, memory), null)
 
 
+def stretches_in(values: np.ndarray, groups: np.ndarray) -> float:
+    """How many independent stretches of traffic rows are, as `fit` takes them: by the feature with the longest memory, for what makes that
+    one wander may move others a little, too little to be measured and enough to alarm."""
+    return len(values) / float(max(memory_of(values, groups).max(), own_memory(values, groups).max()))
+
+
+def enough(values: np.ndarray, groups: np.ndarray) -> bool:
+    """Whether a reference of these rows would know what it needs to: ENOUGH independent stretches, and, where a principal's queries are
+    alike, for how long they stay so: LONG of each."""
+    if stretches_in(values, groups) < ENOUGH:
+        return False
+    _, of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if np.median(sizes[of_row]) >= LONG:
+        return True
+    order = np.argsort(groups, kind="stable")
+    return bool(memories(values[order], np.zeros(len(groups), np.int64)).max() == 1)
+
+
+def memory_of(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """float64[K] memory of each feature: over the stream, and over each principal's own queries; of principals that are compared with each
+    other only what goes on from one to the next, as they show their own."""
+    if len(compared(groups)):
+        turns = taking_turns(groups)
+        return memories(values[turns], groups[turns])
+    return np.maximum(memories(values, groups), own_memory(values, groups))
+
+
+def own_memory(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """float64[K] memory of each feature over principal after principal, each one's queries in their order."""
+    order = np.argsort(groups, kind="stable")
+    return memories(values[order], groups[order])
+
+
 def worth(values: np.ndarray, memory: np.ndarray) -> np.ndarray:
-    """int64[K]: how many independent queries the values of each feature are worth; 0 where its memory leaves too few to compare with."""
+    """int64[K]: how many independent queries the values of each feature are worth; 0 where there are too few to compare with."""
     has = np.count_nonzero(~np.isnan(values), axis=0)
-    return np.where((memory > 1) & (has < LEAST_WORTH * memory), 0, has / memory).astype(np.int64)
+    return np.where(has < LEAST_WORTH * memory, 0, has / memory).astype(np.int64)
 
 
 def quantile_grid(column: np.ndarray) -> np.ndarray:
@@ -251,20 +295,23 @@ def log_evidence(counts: np.ndarray, bets: np.ndarray) -> tuple[np.ndarray, np.n
     return (logsumexp(POWER * of_feature, axis=1) - np.log(of_feature.shape[1])) / POWER, of_feature
 
 
-def learn_null(values: np.ndarray, memory: np.ndarray, groups: np.ndarray, rng: np.random.Generator, splits: int) -> np.ndarray:
-    """float64[windows, 21], as `Novelty.null`: by half-sampling, of blocks of rows; or, with several principals, of rows, and by leaving
-    each principal out, whichever is more."""
+def learn_null(
+    values: np.ndarray, memory: np.ndarray, wanders: bool, units: float, groups: np.ndarray, rng: np.random.Generator, splits: int
+) -> np.ndarray:
+    """float64[windows, 21], as `Novelty.null`: by half-sampling, of blocks of rows; with several principals of rows, unless what
+    is alike goes on from one to the next, and by leaving each principal out, whichever is more. `units`: independent stretches."""
     rows, names = np.arange(len(values)), compared(groups)
+    blocks = int(min(BLOCKS, max(LEAST_BLOCKS, units)))
+    number, longest = (blocks, len(rows) * 2 // blocks) if not len(names) or wanders else (len(rows), 1)
+    drawn = [windows(values, memory, rng, half(rng, number, len(rows)), rows, longest) for _ in range(splits)]
+    null = null_of(np.concatenate(drawn, axis=1), units)
     if not len(names):
-        drawn = [windows(values, memory, rng, half(rng, BLOCKS, len(rows)), rows, len(rows) // STRETCHES) for _ in range(splits)]
-        return null_of(np.concatenate(drawn, axis=1), LEAST_EXCESS if (memory == 1).all() else 1.0)
-    drawn = [windows(values, memory, rng, half(rng, len(rows), len(rows)), rows, 1) for _ in range(splits)]
+        return null
     grouped = [
-        windows(values, memory, rng, np.flatnonzero(groups != name), np.flatnonzero(groups == name), 1)
+        windows(values, memory, rng, np.flatnonzero(groups != name), mine := np.flatnonzero(groups == name), len(mine) // 2)
         for name in rng.permutation(names)[:splits]
     ]
-    nulls = [null_of(np.concatenate(parts, axis=1), LEAST_EXCESS) for parts in (drawn, grouped)]
-    return np.maximum(*nulls)
+    return np.maximum(null, null_of(np.concatenate(grouped, axis=1), units))
 
 
 def compared(groups: np.ndarray) -> np.ndarray:
@@ -299,12 +346,12 @@ def windows(
     return tailcounts.drawn_evidence(bins, starts, wanted, lengths, bet_table(has, memory), POWER).reshape(len(WINDOWS), -1)
 
 
-def null_of(log_e: np.ndarray, least: float) -> np.ndarray:
+def null_of(log_e: np.ndarray, units: float) -> np.ndarray:
     """float64[windows, 21] from log evidence of benign windows [windows, draws]. The mean excess is widened by two standard errors,
-    and is at least `least`: an e-value exceeds x times any of its quantiles no more often than 1 / x, which is an excess of 1, and a
-    mean of power .1 much less often."""
+    and is at least 1: an e-value exceeds x times any of its quantiles no more often than 1 / x, which is an excess of 1, and a
+    mean of power .1 much less often. `units`: independent stretches."""
     quantiles = np.quantile(log_e, QUANTILES, axis=1).T
     above = log_e > quantiles[:, -1:]
     number = np.maximum(1, above.sum(1))
     excess = np.where(above, log_e - quantiles[:, -1:], 0).sum(1) / number * (1 + 2 / np.sqrt(number))
-    return np.column_stack([quantiles, np.maximum(excess, least), np.full(len(log_e), log_e.shape[1])])
+    return np.column_stack([quantiles, np.maximum(excess, LEAST_EXCESS), np.full(len(log_e), units)])

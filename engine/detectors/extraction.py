@@ -6,9 +6,11 @@ judge     the e-value of bets that a share of the queries is not benign (`engine
           length reach. A window is looked at after every 25, 75 or 250 queries, by its length; p times the looks in 2,048 queries, times
           the number of windows and views, bounds how often benign use looks like this in 2,048 queries, however the looks depend on each
           other; the smallest counts. An alarm needs less than the false-alarm budget allows in the event time that the principal takes for
-          so many queries
+          so many queries. When three in four of the others who sent queries in the same time deviate too, the traffic moves or
+          the reference is poor, and only who surpasses them all stands out
 
-Nothing is learned from what is judged: a reference comes from a baseline, or from the first rows of the stream, which are not judged.
+Nothing is learned from what is judged: a reference comes from a baseline, or from the first rows of the stream, which are not judged:
+`reference_rows`, or up to 16 times as many where they are alike (`telltale_learning_rows` says how many are put aside).
 Fails when that reference holds an attack already, and on an attacker who sends the benign distribution's own queries. A batch job or an
 evaluation run looks like extraction: `allow` names principals that are scored and never alarm. Score: -log10 of that number,
 higher is more anomalous. A principal costs 15 KB.
@@ -27,7 +29,17 @@ from pydantic import Field
 from engine import samples
 from engine.alerts import Severity
 from engine.batch import Batch
-from engine.detectors.extraction_views import POINT_DIMS, RECENT_ROWS, RECENT_TEXTS, VIEWS, View, fit_learned, learn, reference_of
+from engine.detectors.extraction_views import (
+    MOST_LEARNED,
+    POINT_DIMS,
+    RECENT_ROWS,
+    RECENT_TEXTS,
+    VIEWS,
+    View,
+    fit_learned,
+    learn,
+    reference_of,
+)  # fmt: skip
 from engine.evidence import MIN_ALPHA
 from engine.finding import Context, Finding, Judgement, Scores, Settings
 from engine.novelty import BINS, POWER, RATIO, Novelty
@@ -52,7 +64,9 @@ TAGS = ("AML.T0024.002", "AML.T0040", "OWASP LLM10:2025", "AISVS 11.5.2")
 
 class ExtractionSettings(Settings):
     """`reference_rows`: queries that a reference is learned from, where no baseline gives it; their content is held until then.
-    `allow`: principals (shell patterns) that never alarm. `quiet_s`: an alert ends after this long without evidence."""
+    Where queries are alike, up to 16 times as many are learned from, the others by their features alone.
+    `allow`: principals (shell patterns) that never alarm. `quiet_s`: an alert ends after this long
+    without evidence, and not before its window's queries have been followed by as many."""
 
     reference_rows: int = Field(1000, ge=100)
     allow: tuple[str, ...] = ()
@@ -93,6 +107,7 @@ class Extraction:
         self.budget = context.budget
         self.baseline: dict[str, Any] = context.baseline.get(self.name, {})
         self.reference_rows = FITTING_ROWS if context.fitting else settings.reference_rows
+        self.most_rows = FITTING_ROWS if context.fitting else MOST_LEARNED * settings.reference_rows
 
     def arrays(self) -> Sequence[ArraySpec]:
         views = [
@@ -109,6 +124,8 @@ class Extraction:
         ]
         return (
             *views,
+            ArraySpec("extraction.highest", "float64", (TABLE,), np.nan),
+            ArraySpec("extraction.judged_us", "int64", (TABLE,)),
             ArraySpec("extraction.first_row", "int64", (TABLE,), NOT_YET),
             ArraySpec("extraction.texts", "uint64", (TABLE, RECENT_TEXTS)),
             ArraySpec("extraction.texts.seen", "int64", (TABLE,)),
@@ -131,7 +148,7 @@ class Extraction:
             index = np.flatnonzero(there)
             reference = reference_of(view, state, self.baseline)
             if reference is None and len(index):
-                taken = learn(view, state, view.take(rows, index), slots[index], self.reference_rows)
+                taken = learn(view, state, view.take(rows, index), slots[index], self.reference_rows, self.most_rows)
                 index = index[taken:]
                 reference = reference_of(view, state, self.baseline)
             if reference is not None and len(index):
@@ -165,8 +182,10 @@ class Extraction:
         """Score the windows that came due, in the order of their rows: each view's, and all of them combined."""
         judgement = Judgement()
         due = state.pending.pop(self.name, [])
-        for said, of_view, combined in self._combined(due, state):
-            self._judge_view(said, of_view, combined, state, judgement)
+        combined = self._combined(due, state)
+        thresholds = self._thresholds([(said, -all_views) for said, _, all_views in combined], state)
+        for (said, of_view, all_views), threshold in zip(combined, thresholds, strict=True):
+            self._judge_view(said, of_view, all_views, threshold, state, judgement)
         judgement.findings.sort(key=lambda finding: finding.last_us)
         return judgement
 
@@ -196,14 +215,46 @@ class Extraction:
         state[f"extraction.{said.view.name}.log10_p"][said.slot] = of_view  # of rows with one slot, the last
         return np.asarray(np.fmin.reduce(latest) + np.log10(np.count_nonzero(~np.isnan(latest), axis=0)))
 
-    def _judge_view(self, said: Judged, of_view: np.ndarray, combined: np.ndarray, state: State, judgement: Judgement) -> None:
+    def _thresholds(self, scored: Sequence[tuple[Judged, np.ndarray]], state: State) -> list[np.ndarray]:
+        """What each score must exceed: what the budget leaves; so many times as `surpassed` says. In the order of rows."""
+        out: list[np.ndarray] = []
+        for said, _ in scored:
+            covers = np.maximum(1, said.time_us - said.since_us) * (HORIZON / EVERY)
+            out.append(-np.log10(np.clip(self.budget.alpha(self.name, 1.0) * covers / said.live, MIN_ALPHA, 0.5)))
+        highest, last_us = state["extraction.highest"], state["extraction.judged_us"]
+        times = [
+            np.where(self._allowed(said.slot, state), np.nan, score / (1 + np.log10(np.maximum(1, said.queries / HORIZON))))
+            for said, score in scored
+        ]
+        if not any((score > least).any() for (_, score), least in zip(scored, out, strict=True)):
+            for (said, _), of_row in zip(scored, times, strict=True):
+                np.fmax.at(highest, said.slot, of_row)
+                np.maximum.at(last_us, said.slot, said.time_us)
+            return out
+        for _, v, i in sorted((row, v, i) for v, (said, _) in enumerate(scored) for i, row in enumerate(said.row.tolist())):
+            said, score = scored[v]
+            slot = said.slot[i]
+            if score[i] > out[v][i]:
+                there = last_us >= said.due.since_us[i].min()
+                there[slot] = False
+                out[v][i] *= surpassed(highest[there])
+            highest[slot] = np.fmax(highest[slot], times[v][i])
+            last_us[slot] = max(last_us[slot], said.time_us[i])
+        return out
+
+    def _allowed(self, slot: np.ndarray, state: State) -> np.ndarray:
+        """bool[n]: whose principals never alarm."""
         keys = state.table(TABLE).keys
-        covers = np.maximum(1, said.time_us - said.since_us) * (HORIZON / EVERY)
-        threshold = -np.log10(np.clip(self.budget.alpha(self.name, 1.0) * covers / said.live, MIN_ALPHA, 0.5))
+        names, of_row = np.unique(slot, return_inverse=True)
+        return np.array([any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in names.tolist()])[of_row]
+
+    def _judge_view(
+        self, said: Judged, of_view: np.ndarray, combined: np.ndarray, threshold: np.ndarray, state: State, judgement: Judgement
+    ) -> None:
+        keys = state.table(TABLE).keys
         names, of_row = np.unique(said.slot, return_inverse=True)
-        allowed = np.array([any(fnmatchcase(keys[s], pattern) for pattern in self.settings.allow) for s in names.tolist()])[of_row]
         score, part = -combined, -of_view
-        alarm = (score > threshold) & ~allowed
+        alarm = (score > threshold) & ~self._allowed(said.slot, state)
         columns = ("inference", [keys[s] for s in names.tolist()], of_row.astype(np.int32), said.time_us)
         judgement.scores += [
             Scores(f"{self.name}.{said.view.name}", *columns, part, threshold, alarm & (part > threshold)),
@@ -217,6 +268,7 @@ class Extraction:
         window = int(np.argmin(np.where(said.looked[i], said.log10_p[i], 0.0) - np.log10(STEPS)))
         p_value = float(max(MIN_ALPHA, min(1.0, 10.0**-score)))
         shown = evidence(said, i, window)
+        lasts_us = max(int(self.settings.quiet_s * 1e6), int(said.time_us[i] - said.due.since_us[i, window]))
         strongest = shown["features"][0]
         severity: Severity = "error" if score > 2 * threshold else "warning"
         return Finding(
@@ -225,7 +277,7 @@ class Extraction:
             summary=f"{int(said.due.length[i, window])} queries, p = {p_value:.1e} under benign use. Most telling: {strongest['feature']}; "
             f"{strongest['observed']:.1%} of the queries lie where {strongest['expected']:.2%} of benign ones do.",
             score=score, threshold=threshold, p_value=p_value, e_value=float(np.exp(min(700.0, said.due.log_e[i, window]))),
-            evidence=shown, labels={"principal": principal}, tags=TAGS, quiet_us=int(self.settings.quiet_s * 1e6),
+            evidence=shown, labels={"principal": principal}, tags=TAGS, quiet_us=lasts_us,
         )  # fmt: skip
 
     def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:
@@ -238,6 +290,19 @@ class Extraction:
                 if reference is not None:
                     out.setdefault(view.name, dict(reference))
         return out
+
+
+def surpassed(highest: np.ndarray) -> float:
+    """How many times as much evidence as otherwise an alarm needs, by the highest that contemporaries have had, in units of what is to be
+    expected: if three in four of them are over 1, the traffic moves or the reference is poor, and who stands out is over them all (an
+    empirical null: Efron 2004); else 1.
+
+    >>> surpassed(np.array([0.2, 9.0, 0.3])), surpassed(np.array([4.0, 2.0])), surpassed(np.empty(0))
+    (1.0, 4.0, 1.0)
+    """
+    if not len(highest) or np.count_nonzero(highest > 1) < 0.75 * len(highest):
+        return 1.0
+    return float(highest.max())
 
 
 def live_principals(slots: np.ndarray, asked: np.ndarray, state: State) -> np.ndarray:

@@ -1,12 +1,14 @@
 """What a query looks like: the text of a prompt, or a vector (a producer's embedding, or a classifier's input features).
 
-A view turns rows into novelty features against a reference it has learned, and keeps the learning rows until it is fitted.
+A view turns rows into novelty features against a model it has learned (n-gram counts; a middle and a spread), of so many rows as were asked
+for, whose content is held until then. How benign features are distributed is learned from those of the same rows, and of the rows that
+follow, until they are enough; of these nothing but features is held.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.batch import Batch
-from engine.novelty import fit
+from engine.novelty import enough, fit
 from engine.state import State
 from kernels import recent, surprisal
 
@@ -24,6 +26,8 @@ SKETCH_DIMS = 128
 RECENT_ROWS = 64
 RECENT_TEXTS = 32
 LEAST_COLUMNS = 8
+MOST_LEARNED = 16
+"""A reference is learned from at most so many times the rows that were asked for."""
 MOST_Z = 20.0
 
 Reference = Mapping[str, np.ndarray]
@@ -36,6 +40,7 @@ class TextView:
 
     name = "text"
     features = (*surprisal.FEATURES, "near_copy", "sameness")
+    alone, averages = 2, ("sameness",)
 
     @staticmethod
     def rows(batch: Batch) -> dict[str, np.ndarray] | None:
@@ -68,10 +73,11 @@ class TextView:
         """How many of the prompts differ."""
         return len(np.unique(surprisal.hashes(rows["data"], rows["starts"])))
 
-    def fit(self, rows: Reference, groups: np.ndarray) -> dict[str, np.ndarray]:
-        """Learn from benign prompts, each distinct one once."""
+    def model(self, rows: Reference, groups: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """(the model of benign prompts, their features float32[n, 14]), each distinct one once: NaN where it comes again."""
         known, first = np.unique(surprisal.hashes(rows["data"], rows["starts"]), return_index=True)
         first = np.sort(first)
+        out = np.full((len(groups), len(self.features)), np.nan, np.float32)
         rows, groups = self.take(rows, first), groups[first]
         data, starts = rows["data"], rows["starts"]
         common = surprisal.common_words(data, starts)
@@ -79,9 +85,8 @@ class TextView:
         surprisal.count(data, starts, common, table, totals)
         values, minhash = surprisal.features(data, starts, common, table, totals, own=True)
         seen, ring = np.zeros(int(groups.max()) + 1, np.int64), np.zeros((int(groups.max()) + 1, RECENT_TEXTS, surprisal.HASHES), np.uint16)
-        alike = recent.likeness(groups.astype(np.int32), minhash, seen, ring)
-        fitted = fit(np.column_stack([values, alike]), groups, alone=alike.shape[1])
-        return {"common": common, "table": table, "totals": totals, "known": known, **fitted.record()}
+        out[first] = np.column_stack([values, recent.likeness(groups.astype(np.int32), minhash, seen, ring)])
+        return {"common": common, "table": table, "totals": totals, "known": known}, out
 
     def values(self, rows: Reference, slot: np.ndarray, reference: Reference, state: State) -> np.ndarray:
         """float32[n, 14] features; NaN for a repeat."""
@@ -102,6 +107,7 @@ class VectorView:
 
     name = "vector"
     features = ("distance", "doubt", *recent.FEATURES)
+    alone, averages = 1, ("near_mean", "mean_distance")
 
     @staticmethod
     def rows(batch: Batch) -> dict[str, np.ndarray] | None:
@@ -139,8 +145,8 @@ class VectorView:
         """How many vectors there are: repeats are queries like others."""
         return len(rows["vectors"])
 
-    def fit(self, rows: Reference, groups: np.ndarray) -> dict[str, np.ndarray]:
-        """Learn from benign vectors, in the order in which their principals sent them."""
+    def model(self, rows: Reference, groups: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """(the model of benign vectors, their features float32[n, 7]), in the order in which their principals sent them."""
         vectors = rows["vectors"].astype(np.float64)
         spread = vectors.std(0)
         spread = np.maximum(spread, 0.1 * np.median(spread) + 1e-9)
@@ -153,7 +159,7 @@ class VectorView:
         principals = int(slot.max()) + 1
         seen, ring = np.zeros(principals, np.int64), np.zeros((principals, POINT_DIMS, RECENT_ROWS), np.int16)
         values = measured(rows, slot, reference, seen, ring, np.zeros((principals, RECENT_ROWS), np.int32))
-        return {**reference, **fit(values, groups, alone=1).record()}
+        return reference, values
 
     def values(self, rows: Reference, slot: np.ndarray, reference: Reference, state: State) -> np.ndarray:
         """float32[n, 7] features; NaN where the vector's width is not the reference's."""
@@ -161,6 +167,16 @@ class VectorView:
             return np.full((len(slot), len(self.features)), np.nan, np.float32)
         seen, ring, of_class = (state[f"extraction.points{part}"] for part in (".seen", "", ".class"))
         return measured(rows, slot, reference, seen, ring, of_class)
+
+
+def counted_twice(features: Sequence[str], averages: Sequence[str]) -> np.ndarray:
+    """float64[K]: the least memory of features, of which some are averages over a principal's history.
+
+    A query counts there as itself and once more in the averages of those that follow, each time with the same part of its distances (the
+    projection of a U-statistic: Hoeffding 1948): the mean of many varies as that of a quarter as many independent ones. A short reference
+    does not show it, for a history lasts longer than blocks of it.
+    """
+    return np.where(np.isin(features, averages), 4.0, 1.0)
 
 
 VIEWS = (TextView(), VectorView())
@@ -187,33 +203,87 @@ def predicted(batch: Batch) -> np.ndarray:
     return np.array(of_value or [recent.NO_CLASS], np.int32)[codes]
 
 
-def learn(view: View, state: State, rows: Reference, slot: np.ndarray, wanted: int) -> int:
-    """Put rows aside until there are `wanted`; returns how many of these were taken. The last one fits the reference."""
-    prefix = f"extraction.learning/{view.name}/"
-    held = {n.removeprefix(prefix): a for n, a in state.arrays.items() if n.startswith(prefix)}
-    groups = held.pop("groups", np.empty(0, np.int64))
-    taken = min(len(slot), wanted - len(groups))
-    fresh: dict[str, Any] = view.take(rows, np.arange(taken))
-    joined = view.join(held, fresh) if held else fresh
-    groups = np.append(groups, slot[:taken].astype(np.int64))[-len(view.present(joined)) :]
-    for name, array in {**joined, "groups": groups}.items():
-        state.arrays[prefix + name] = array
-    if len(groups) >= wanted:
-        fit_learned(view, state)
+def learn(view: View, state: State, rows: Reference, slot: np.ndarray, least: int, most: int) -> int:
+    """Learn from rows until they are enough; returns how many of these were taken. The last one fits the reference.
+
+    `least` rows make the model. Whether the features of all rows so far are `enough` is asked then, and when there are twice, four times,
+    .. as many; `most` must do."""
+    prefix, taken = f"extraction.learning/{view.name}/", 0
+    while taken < len(slot) and reference_of(view, state, {}) is None:
+        held, model = under(state, prefix), under(state, f"extraction.model/{view.name}/")
+        groups = held.pop("groups", np.empty(0, np.int64))
+        wanted = next_look(len(groups), least)
+        index = np.arange(taken, min(len(slot), taken + wanted - len(groups)))
+        fresh: dict[str, Any] = view.take(rows, index)
+        if model:
+            values = view.values(fresh, slot[index], model, state)
+            joined = {"values": np.concatenate([held["values"], values])}
+        else:
+            joined = view.join(held, fresh) if held else fresh
+        rows_held = len(joined["values"]) if model else len(view.present(joined))
+        groups = np.append(groups, slot[index].astype(np.int64))[-rows_held:]
+        for name, array in {**joined, "groups": groups}.items():
+            state.arrays[prefix + name] = array
+        taken += len(index)
+        if len(groups) >= wanted:
+            fit_learned(view, state, settle=wanted >= most)
     return taken
 
 
-def fit_learned(view: View, state: State) -> None:
-    """Fit a view's reference from the rows put aside, and drop them. Nothing happens where there are under 100; where under 100 of them
-    are distinct (a prompt that is sent again and again), they say nothing, and learning starts anew."""
-    prefix = f"extraction.learning/{view.name}/"
-    held = {n.removeprefix(prefix): a for n, a in state.arrays.items() if n.startswith(prefix)}
-    if len(held.get("groups", ())) < 100:
+def under(state: State, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of a state whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in state.arrays.items() if name.startswith(prefix)}
+
+
+def learning_rows(state: State) -> list[tuple[str, int]]:
+    """(view, rows put aside so far) of the views that are learning."""
+    held = [(view.name, state.arrays.get(f"extraction.learning/{view.name}/groups")) for view in VIEWS]
+    return [(name, len(groups)) for name, groups in held if groups is not None]
+
+
+def next_look(held: int, least: int) -> int:
+    """Rows at which it is asked next whether they are enough.
+
+    >>> [next_look(n, 1000) for n in (0, 999, 1000, 3000)]
+    [1000, 1000, 2000, 4000]
+    """
+    wanted = least
+    while wanted <= held:
+        wanted *= 2
+    return wanted
+
+
+def fit_learned(view: View, state: State, settle: bool = True) -> None:
+    """Make a view's model from the rows put aside, unless there is one, and drop their content; fit its reference from their features, if
+    these are `enough` or to settle for, and drop those. Nothing happens where there are under 100 rows; where under 100 of them are
+    distinct (a prompt that is sent again and again), they say nothing, and learning starts anew."""
+    prefix, of_model = f"extraction.learning/{view.name}/", f"extraction.model/{view.name}/"
+    held, model = under(state, prefix), under(state, of_model)
+    groups = held.get("groups", np.empty(0, np.int64))
+    if len(groups) < 100:
         return
-    groups = in_order(held.pop("groups"))
-    fitted = view.fit(held, groups) if view.distinct(held) >= 100 else {}
-    for name, array in fitted.items():
+    drop(state, prefix)
+    if not model:
+        if view.distinct(held) < 100:
+            return
+        model, values = view.model({name: array for name, array in held.items() if name != "groups"}, in_order(groups))
+    else:
+        values = held["values"]
+    told = ~np.isnan(values).all(1)
+    features, whose = values[told], in_order(groups[told])
+    if not (settle or enough(features, whose)):
+        for name, array in model.items():
+            state.arrays[of_model + name] = array
+        state.arrays[prefix + "values"], state.arrays[prefix + "groups"] = values, groups
+        return
+    drop(state, of_model)
+    fitted = fit(features, whose, alone=view.alone, least_memory=counted_twice(view.features, view.averages)).record()
+    for name, array in {**model, **fitted}.items():
         state.arrays[f"extraction.reference/{view.name}/{name}"] = array
+
+
+def drop(state: State, prefix: str) -> None:
+    """Forget the arrays whose names begin so."""
     for name in [n for n in state.arrays if n.startswith(prefix)]:
         del state.arrays[name]
 
@@ -232,8 +302,7 @@ def reference_of(view: View, state: State, baseline: Mapping[str, Any]) -> Refer
     """The fitted reference: the baseline's, else what this partition has learned."""
     if view.name in baseline:
         return baseline[view.name]
-    prefix = f"extraction.reference/{view.name}/"
-    return {n.removeprefix(prefix): a for n, a in state.arrays.items() if n.startswith(prefix)} or None
+    return under(state, f"extraction.reference/{view.name}/") or None
 
 
 def ragged(column: pa.Array) -> dict[str, np.ndarray]:

@@ -1,17 +1,22 @@
 """extraction: found, not found, the same for every cut into batches, and nothing learned from what is judged."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import signal
 
 from engine.baseline import Baseline
 from engine.batch import Batch
 from engine.detectors.extraction import EVERY, Extraction, ExtractionSettings
+from engine.detectors.extraction_views import learning_rows
 from engine.evidence import Budget
 from engine.finding import Context
+from engine.metrics import Metrics
+from engine.outbox import Outbox
 from engine.snapshot import Snapshot, pack, unpack
 from engine.state import State
 
@@ -245,6 +250,74 @@ def test_a_principal_costs_at_most_20_kb():
     _, state = detector()
     per_principal = sum(a[0].nbytes for name, a in state.arrays.items() if name.startswith("extraction."))
     assert per_principal <= 20_000
+
+
+def wandering(n, kept, seed, shift=4.0, users=2):
+    rng = np.random.default_rng(seed)
+    mood = signal.lfilter([np.sqrt(1 - kept**2)], [1, -kept], rng.normal(size=n))
+    return [(f"u{u}", v) for u, v in zip(rng.integers(0, users, n).tolist(), rng.normal(0, 1, (n, 8)) + shift * mood[:, None], strict=True)]
+
+
+def held(state):
+    return dict(learning_rows(state)).get("vector", 0)
+
+
+@pytest.mark.parametrize("cut", [77, 9000])
+def test_a_reference_of_queries_that_are_alike_is_learned_for_longer(cut):
+    alike, alone = wandering(9000, 0.9, 1), wandering(9000, 0.9, 1, shift=0.0)
+    learned = []
+    for rows in (alike, alone):
+        made, state = detector(reference_rows=500)
+        for i in range(0, 9000, cut):
+            made.observe(vectors(rows[i : i + cut], i), state)
+        assert not held(state)
+        learned.append(9000 - int(state["extraction.vector.rows"].sum()))
+    assert learned[1] == 500 < learned[0] <= 8000
+
+
+def test_what_is_put_aside_is_bounded_and_told():
+    made, state = detector(reference_rows=100)
+    rows = wandering(2000, 0.99, 2)
+    made.observe(vectors(rows[:1500]), state)
+    assert held(state) == 1500
+    metrics = Metrics()
+    metrics.refresh(Outbox([], threads=False), {0: SimpleNamespace(state=state)}, lambda partition: None)
+    assert metrics.registry.get_sample_value("telltale_learning_rows", {"view": "vector"}) == 1500
+    made.observe(vectors(rows[1500:], 1500), state)
+    assert held(state) == 0
+    assert int(state["extraction.vector.rows"].sum()) == 400
+    assert state["extraction.reference/vector/null"][0, -1] < 64
+
+
+def moved(rng, who, n, by):
+    return [(who, v) for v in rng.normal(by, 1, (n, 8))]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_all_do_at_the_same_time_is_no_extraction(at_once):
+    """A population that moves raises the alarm once or twice, not for each of its principals; one that moves alone does; and one after
+    the other they are no contemporaries."""
+    rng = np.random.default_rng(31)
+    base = vector_baseline()
+    of_each = [moved(rng, f"u{i}", 400, 1.2) for i in range(8)]
+    rows = [r for part in (zip(*of_each, strict=True) if at_once else of_each) for r in part]
+    _, findings = run(*detector(base), vectors(rows))
+    assert len({f.key for f in findings}) in ((1, 2) if at_once else (8,))
+
+
+def test_who_stands_out_among_those_who_move_is_found():
+    rng = np.random.default_rng(32)
+    base = vector_baseline()
+    of_each = [moved(rng, f"u{i}", 600, 0.6) for i in range(7)] + [moved(rng, "eve", 600, 3.0)]
+    _, findings = run(*detector(base), vectors([r for same in zip(*of_each, strict=True) for r in same]))
+    assert "eve" in {f.key for f in findings}
+
+
+def test_an_alert_lasts_as_long_as_its_window(text_baseline):
+    _, findings = run(*detector(text_baseline, quiet_s=60), prompts(mixed("eve", 500, 0.4)))
+    window = findings[-1].evidence["window"]
+    assert findings[-1].quiet_us > 60e6
+    assert findings[-1].quiet_us <= window["to_us"] - findings[0].evidence["window"]["from_us"] + 500e6
 
 
 @pytest.mark.data

@@ -130,3 +130,47 @@ def test_features_that_stand_alone_have_no_part_in_the_combination():
     assert not model.precision[2].any() and not model.precision[:, 2].any()
     values[:, 2] = np.nan
     assert (model.bins(values)[:, :, 3] < BINS).all()
+
+
+def test_few_stretches_of_reference_say_little_of_the_tail(model):
+    log_e, rows = np.array([40.0]), np.array([400])
+    null = model.null.copy()
+    told = []
+    for units in (2, 16, 64, 100_000):
+        null[:, -1] = units
+        told.append(float(Novelty.of({**model.record(), "null": null}).log10_p(log_e, rows)[0]))
+    assert told == sorted(told, reverse=True)
+    assert told[0] > -3 and told[1] < -4
+    i = novelty.WINDOWS.index(400)
+    exponential = -1 - (40 - null[i, 18]) / null[i, 19] / np.log(10)
+    assert told[3] == pytest.approx(exponential, rel=1e-2)
+
+
+def test_a_reference_knows_enough_when_it_is_many_stretches_of_traffic():
+    rng = np.random.default_rng(8)
+    alone = rng.normal(size=(2000, 2))
+    groups = np.arange(2000) % 20
+    assert novelty.enough(alone, groups)
+    wanders = np.column_stack([alone[:, 0], signal.lfilter([0.2], [1, -0.98], rng.normal(size=2000))])
+    assert not novelty.enough(wanders, groups)
+    differ = alone + 3 * rng.normal(size=(20, 2))[groups]
+    assert not novelty.enough(differ, groups)  # always, or for a while? 100 queries of each do not tell
+    assert novelty.enough(np.tile(differ, (3, 1)), np.tile(groups, 3))
+
+
+def test_what_a_principal_keeps_to_himself_is_memory_too():
+    rng = np.random.default_rng(9)
+    groups = rng.integers(0, 5, 4000)
+    values = np.empty((4000, 1))
+    for g in range(5):
+        values[groups == g, 0] = signal.lfilter([np.sqrt(1 - 0.9**2)], [1, -0.9], rng.normal(size=int((groups == g).sum())))
+    assert 10 < novelty.memory_of(values, groups)[0] < 60
+    assert novelty.memory_of(rng.permutation(values), groups)[0] < 2
+
+
+def test_a_feature_of_a_few_values_is_silent():
+    values = RNG.normal(0, 1, (500, 2)).astype(np.float32)
+    values[3:, 1] = np.nan
+    model = novelty.fit(values, np.zeros(500, np.int64), splits=10)
+    assert not model.bets[1].any() and not model.precision[1].any()
+    assert model.bets[0].any()
