@@ -126,6 +126,7 @@ class Missing:
         else:
             state["missing.partition"][TOLD] = 1
             finding = self._partition(state, devices.tolist(), int(state["missing.partition"][NEWEST]), limit, None)
+        finding.evidence["told_by"] = "clock"  # not by rows, which may be on their way
         return Judgement([self._scores([finding])], [finding])
 
     def _awake(self, state: State) -> tuple[np.ndarray, float]:

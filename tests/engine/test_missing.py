@@ -153,7 +153,7 @@ def test_silence_is_told_by_the_time_that_passes_with_the_id_that_rows_would_giv
     engine.step(0.0)
     engine.outbox.flush(1.0)
     (alert,) = kept.alerts
-    assert (alert["key"], alert["status"]) == (key, "firing")
+    assert (alert["key"], alert["status"], alert["evidence"]["told_by"]) == (key, "firing", "clock")
     for line in lines(range(170, 200), devices):
         source.put("gpus", line, 0)
     while engine.step(0.0):

@@ -201,7 +201,7 @@ class Group:
         """What differs from the undisturbed run: `lost` (absent, or not in its final state) and `invented`."""
         wanted, found = self.reference.states(), self.seen.states()
         lost = [i for i, state in wanted.items() if found.get(i) != state]
-        invented = [i for i in found if i not in wanted]
+        invented = [i for i in found if i not in wanted and i not in self.seen.by_clock]
         return {"lost": lost, "invented": invented}
 
     def told(self, idents: Sequence[str]) -> list[str]:

@@ -28,12 +28,16 @@ class Seen:
     keys: dict[str, str] = field(default_factory=dict)
     versions: set[tuple[str, int]] = field(default_factory=set)
     duplicated: int = 0
+    by_clock: set[str] = field(default_factory=set)
+    """Alerts of a device's silence that the clock told: rows need not know of them."""
 
     def take(self, alert: Mapping[str, Any]) -> None:
         """One version. That a whole partition fell silent is a fact of the wall clock, not of the rows, and is left out."""
         if alert["detector"] == "missing" and alert["key"].startswith("partition "):
             return
         ident, sequence = alert["id"], alert["sequence"]
+        if alert["evidence"].get("told_by") == "clock":
+            self.by_clock.add(ident)
         self.duplicated += (ident, sequence) in self.versions
         self.versions.add((ident, sequence))
         self.keys[ident] = f"{alert['detector']}: {alert['key']}"
