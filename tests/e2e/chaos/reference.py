@@ -36,7 +36,7 @@ class Seen:
         if alert["detector"] == "missing" and alert["key"].startswith("partition "):
             return
         ident, sequence = alert["id"], alert["sequence"]
-        if alert["evidence"].get("told_by") == "clock":
+        if alert.get("evidence", {}).get("told_by") == "clock":
             self.by_clock.add(ident)
         self.duplicated += (ident, sequence) in self.versions
         self.versions.add((ident, sequence))
