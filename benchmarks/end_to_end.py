@@ -27,10 +27,11 @@ import pyarrow as pa
 from benchmarks import ingest
 from benchmarks.__main__ import processor
 from benchmarks.parity import T0, rows_of
+from engine import heap
 from engine.config import parse
 from engine.run import Engine
 from engine.wiring import make_engine, make_kafka_source
-from streams.records import Partition
+from streams.records import Partition, unpacked
 from streams.sources import KafkaSource
 from tests.support.kafka import Cluster, connect, unique_group
 
@@ -96,7 +97,7 @@ def dropped(cluster: Cluster, topic: str, count: int, raw: bool) -> tuple[float,
     """The rates of the engine's own source, its records thrown away; or of kafka-python as it is."""
     source = KafkaSource(cluster.bootstrap, unique_group(), [topic], raw=raw)
     source.on_change(lambda partitions: None, lambda partitions: None)
-    found = rate(source, lambda: sum(len(batch) for batch in source.poll(0.5, 32 << 20)), count)
+    found = rate(source, lambda: sum(len(batch) for batch in unpacked(source.packed(0.5, 8 << 20))), count)
     source.close()
     return found
 
@@ -160,6 +161,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write JSON there")
     parser.add_argument("--only", default="", help="json, otlp or arrow")
     options = parser.parse_args()
+    heap.keep()
     ingest.SPANS = options.large * ingest.SPANS_A_RECORD
     kinds: dict[str, Callable[[], Iterable[bytes]]] = {
         "json": lambda: rows_of(options.rows), "otlp": ingest.requests, "arrow": lambda: arrow_records(options.large),

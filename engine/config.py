@@ -159,7 +159,7 @@ class LimitsConfig(Section):
     skew_s: float = Field(5.0, ge=0)
     lateness_s: float = Field(2.0, ge=0)
     idle_s: float = Field(5.0, gt=0)
-    poll_bytes: int = Field(32 << 20, gt=0)
+    poll_bytes: int = Field(8 << 20, gt=0)
 
     @property
     def of_state(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ another process keeps, and `accepts` says whether a sketch was made by the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -70,6 +70,13 @@ class Finding:
     """The key whose state must not be evicted while this alarms; the finding's key, unless that is narrower."""
     sampled: tuple[str, ...] = ()
     """Of a population's finding: the keys under which the detector noted rows, some of which become its `samples` (`engine.samples`)."""
+    told: Callable[[], Finding] | None = None
+    """The same finding with title, summary, evidence and labels, where those are made only when an alert needs them: of many findings of an
+    alert that goes on it is the worst. What is called must hold until the judgement has been applied."""
+
+    def whole(self) -> Finding:
+        """The finding with all that it says."""
+        return self if self.told is None else self.told()
 
 
 @dataclass(frozen=True)

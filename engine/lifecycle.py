@@ -58,7 +58,7 @@ class Lifecycle:
                 changed.append(self._resolve(ident, known.alert.last_seen_us + known.quiet_us))
                 known = None
             if known is None:
-                known = self.open[ident] = self._opened(finding)
+                known = self.open[ident] = self._opened(finding.whole())
                 changed.append(snapshot(known.alert))
             elif self._extended(known, finding):
                 changed.append(snapshot(known.alert))
@@ -94,6 +94,7 @@ class Lifecycle:
         known.quiet_us = max(known.quiet_us, f.quiet_us)
         worse = SEVERITY_NUMBER[f.severity] > SEVERITY_NUMBER[a.severity]
         if f.score > a.peak_score or worse:
+            f = f.whole()
             a.peak_score, a.evidence, a.summary = max(a.peak_score, f.score), f.evidence, f.summary
             a.p_value, a.e_value = f.p_value, f.e_value
         if worse:

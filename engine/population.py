@@ -86,10 +86,10 @@ class Population:
             said = detector.judge(self.state, before_us)
             judged.scores += said.scores
             judged.findings += said.findings
-        samples.attach(judged.findings, self.state)
-        samples.trim(self.state)
+        findings = [samples.attached(f, self.state) for f in judged.findings]
         for stream in sorted(self.streams):
-            alerts += self.lifecycle.apply([f for f in judged.findings if f.stream == stream], stream, before_us)
+            alerts += self.lifecycle.apply([f for f in findings if f.stream == stream], stream, before_us)
+        samples.trim(self.state)
         return judged.scores, alerts
 
     def receive(self, raw: RawBatch) -> list[Reject]:

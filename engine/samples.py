@@ -2,7 +2,7 @@
 
 fold      a partition notes the place of the first row of each key in each pane of event time
 collect   hands closed panes over, like the sketches of detectors
-merge     the population keeps them; `attach` puts those of a finding's window into its evidence, the newest first, and `trim` keeps the
+merge     the population keeps them; `attached` puts those of a finding's window into its evidence, the newest first, and `trim` keeps the
           newest 32 of each key
 
 What the first row of a pane is does not depend on batches, and places of several partitions are told apart by the partition's name, so the
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -131,14 +132,17 @@ def merge(sketches: Iterable[Sketch], state: State) -> None:
         state.arrays[HELD + sketch.series] = new if held is None else np.concatenate([held, new])
 
 
-def attach(findings: Iterable[Finding], state: State) -> None:
-    """Put the places of some rows of each finding's window into its evidence, the newest of each of its keys in turn."""
-    for finding in findings:
-        table = state.arrays.get(HELD + finding.detector)
-        if finding.sampled and table is not None:
-            window = finding.evidence["window"]
-            told = table[(table[:, UNTIL] > window["from_us"]) & (table[:, UNTIL] <= window["to_us"])]
-            finding.evidence["samples"] = shown(told, finding.sampled, state.records["samples.partitions"])
+def attached(finding: Finding, state: State) -> Finding:
+    """The finding with the places of some rows of its window in its evidence, the newest of each of its keys in turn."""
+    table = state.arrays.get(HELD + finding.detector)
+    if not finding.sampled or table is None:
+        return finding
+    if finding.told is not None:
+        return replace(finding, told=lambda: attached(finding.whole(), state))
+    window = finding.evidence["window"]
+    told = table[(table[:, UNTIL] > window["from_us"]) & (table[:, UNTIL] <= window["to_us"])]
+    finding.evidence["samples"] = shown(told, finding.sampled, state.records["samples.partitions"])
+    return finding
 
 
 def shown(table: np.ndarray, keys: Sequence[str], partitions: dict[str, str]) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
     time_us = table.column("time").cast(pa.int64())
     time_us = (time_us.fill_null(0) if time_us.null_count else time_us).to_numpy(zero_copy_only=False)
     same = rows.offsets is raw.offsets or np.array_equal(rows.offsets, raw.offsets)  # a row a record
-    stamped = raw.timestamps_ms if same else raw.timestamps_ms[np.searchsorted(raw.offsets, rows.offsets)]
+    stamped = raw.timestamps_ms if same else raw.timestamps_ms[records_of(raw, rows)]
     ahead = (stamped >= 0) & (time_us > stamped * 1000 + future_us)
     if ahead.any():
         note(bad, np.flatnonzero(ahead), "time", f"time is more than {future_us / 1e6:g} s after the record was written")
@@ -55,6 +55,14 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
     batch.lead_us = np.where(stamped >= 0, time_us - stamped * 1000, 0)
     batch.partition, batch.age_us = str(raw.partition), np.where(stamped >= 0, np.maximum(stamped * 1000 - time_us, 0), -1)
     return batch, rejects
+
+
+def records_of(raw: RawBatch, rows: Rows) -> np.ndarray:
+    """int64[rows]: the record of the batch that each row came from."""
+    first = raw.offsets[0]
+    if raw.offsets[-1] - first == len(raw) - 1:  # no gap
+        return rows.offsets - first
+    return np.searchsorted(raw.offsets, rows.offsets)
 
 
 def typed(rows: Rows) -> tuple[pa.RecordBatch, dict[int, tuple[str, str]]]:

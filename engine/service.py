@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.logging import RichHandler
 
+from engine import heap
 from engine.config import Config, ConfigError
 from engine.metrics import Metrics
 from engine.redact import Redact
@@ -27,6 +28,7 @@ def api_module() -> Any:
 def serve(config: Config, stop: threading.Event) -> None:
     """Run until told to stop. A fault of the engine ends the process; a restart restores from the checkpoint."""
     start_logging(config)
+    heap.keep()
     source = make_source(config)
     with ExitStack() as parts:
         store = Store(config.store.url) if config.store else None

@@ -40,7 +40,7 @@ def drop(bootstrap: str, topic: str, count: int, partitions: int) -> None:
     seen, started, half = 0, time.perf_counter(), (0, 0.0)
     consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
     while seen < count:
-        seen += len(consumer.consume(10_000, 1.0))
+        seen += len(consumer.consume(min(10_000, count - seen), 1.0))
         if not half[0] and 2 * seen >= count:
             half = seen, time.perf_counter()
     ended = time.perf_counter()

@@ -210,17 +210,20 @@ class Drift:
     def _finding(self, state: State, windows: Windows, at: int, tests: Tests, thresholds: np.ndarray, expected: np.ndarray) -> Finding:
         series, threshold = windows.names[windows.series[at]], float(thresholds[at])
         reference = self.references[series]
-        mixes = [
-            drift_finding.mix(column, windows.counts[at], one, reference, 10**-threshold)
-            for column, one in zip(self.settings.segments, expected[1:], strict=False)
-            if one[BINS] > 0 and not series.endswith(f"/{column}")
-        ]
-        unseen = state.records.get("drift.unseen", {}).get(series, {})
-        named = sorted(word for word, last_us in unseen.items() if last_us >= windows.since_us[at])
         quiet_us = max(
             int(self.settings.quiet_s * 1e6), 2 * int(windows.end_us[at] - windows.since_us[at])
         )  # until the next window may be full
-        return drift_finding.finding(self.name, windows, at, tests, threshold, reference, mixes, named, quiet_us)
+
+        def more() -> tuple[list[dict[str, Any]], list[str]]:
+            mixes = [
+                drift_finding.mix(column, windows.counts[at], one, reference, 10**-threshold)
+                for column, one in zip(self.settings.segments, expected[1:], strict=False)
+                if one[BINS] > 0 and not series.endswith(f"/{column}")
+            ]
+            unseen = state.records.get("drift.unseen", {}).get(series, {})
+            return mixes, sorted(word for word, last_us in unseen.items() if last_us >= windows.since_us[at])
+
+        return drift_finding.finding(self.name, windows, at, tests, threshold, reference, quiet_us, more)
 
     def fitted(self, states: Sequence[State], population: State) -> dict[str, Any]:
         """What a baseline keeps: a reference of every series."""

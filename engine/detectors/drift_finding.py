@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,26 @@ TAGS = ("NIST AI RMF MEASURE 2.4", "OWASP ML08:2023")
 
 
 def finding(
-    detector: str, windows: Windows, at: int, tests: Tests, threshold: float, reference: Reference, mixes: Sequence[dict[str, Any]],
-    unseen: Sequence[str], quiet_us: int,
+    detector: str, windows: Windows, at: int, tests: Tests, threshold: float, reference: Reference, quiet_us: int,
+    more: Callable[[], tuple[Sequence[dict[str, Any]], Sequence[str]]],
 ) -> Finding:  # fmt: skip
-    """The finding of the window at place `at`."""
-    series, since_us, end_us = windows.names[windows.series[at]], int(windows.since_us[at]), int(windows.end_us[at])
+    """The finding of the window at place `at`. `more`: what is looked up where an alert needs it, the mixes and the unseen categories."""
+    series, end_us, score = windows.names[windows.series[at]], int(windows.end_us[at]), -float(tests.log10_p[at])
+    brief = Finding(
+        detector, "inference", series, end_us, end_us, "warning" if tests.psi_net[at] < 0.5 else "error", title="", summary="",
+        score=score, threshold=threshold, p_value=10.0 ** -min(score, 300.0), tags=TAGS, quiet_us=quiet_us,
+        sampled=(series.rsplit("/", 1)[0].partition("{")[0],),
+    )  # fmt: skip
+    return replace(brief, told=lambda: whole(brief, windows, at, tests, reference, *more()))
+
+
+def whole(
+    brief: Finding, windows: Windows, at: int, tests: Tests, reference: Reference, mixes: Sequence[dict[str, Any]], unseen: Sequence[str]
+) -> Finding:
+    """The finding with all that it says."""
     counts, expected = windows.counts[at], windows.expected[at]
-    model, feature = series.rsplit("/", 1)
-    score, rows = -float(tests.log10_p[at]), int(counts.sum())
+    model, feature = brief.key.rsplit("/", 1)
+    rows = int(counts.sum())
     said = distances(expected, counts, reference.places)
     by_mix = [mix["by"] for mix in mixes if mix["explains"]]
     evidence: dict[str, Any] = {
@@ -32,7 +45,7 @@ def finding(
         "scale_degrees_of_freedom": min(reference.scale_df, 1e9), "wander": float(tests.wander[at]),
         "psi_net": float(tests.psi_net[at]),
         "distances": {k: round(v, 9) for k, v in said.items() if k != "g"}, "psi": said["psi"],
-        "window": {"from_us": since_us, "to_us": end_us, "rows": rows},
+        "window": {"from_us": int(windows.since_us[at]), "to_us": brief.last_us, "rows": rows},
         "reference": {"rows": int(reference.counts.sum()), "tau": reference.tau, "by_hour": reference.hours is not None} | reference.about,
         "histogram": table_of(expected, counts, reference.label),
     }  # fmt: skip
@@ -43,15 +56,10 @@ def finding(
     title = f"{feature} of {model} drifted from its reference"
     if by_mix:
         title = f"The traffic mix of {model} changed by {', '.join(by_mix)}, and {feature} with it"
-    p_value = 10.0 ** -min(score, 300.0)
     named = f"; new: {', '.join(unseen[:5])}" if unseen else ""
-    return Finding(
-        detector, "inference", series, end_us, end_us, "warning" if tests.psi_net[at] < 0.5 else "error", title=title,
-        summary=f"PSI {said['psi']:.2f} over {rows} rows (p = {p_value:.1e}); {reference.change(counts, expected)}{named}.",
-        score=score, threshold=threshold, p_value=p_value, evidence=evidence,
-        labels={"model": model, "feature": feature, "kind": "mix" if by_mix else "distribution"}, tags=TAGS,
-        quiet_us=quiet_us, sampled=(model.partition("{")[0],),
-    )  # fmt: skip
+    summary = f"PSI {said['psi']:.2f} over {rows} rows (p = {brief.p_value:.1e}); {reference.change(counts, expected)}{named}."
+    labels = {"model": model, "feature": feature, "kind": "mix" if by_mix else "distribution"}
+    return replace(brief, title=title, summary=summary, evidence=evidence, labels=labels)
 
 
 def mix(by: str, counts: np.ndarray, expected: np.ndarray, reference: Reference, alpha: float) -> dict[str, Any]:

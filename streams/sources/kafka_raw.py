@@ -21,13 +21,13 @@ from typing import Any
 import kafka
 import numpy as np
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import CorruptRecordError, KafkaConnectionError, KafkaError
-from kafka.net.transport import KafkaTCPTransport
+from kafka.errors import CorruptRecordError, KafkaError
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record.default_records import DefaultRecordBatch
 from numba import njit
 
 from streams.records import Headers, Packed, Partition, RawBatch, Reject
+from streams.sources import kafka_frames
 from streams.sources.kafka_codecs import TooLargeError, decompressed
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 SURPRISES = Counter[str]()
 """What the client's own code had to read, by kind, since the process began."""
 TESTED = ("3.0.12",)
-READ_BYTES = 1 << 18
-READS_AT_ONCE = 64
 BATCH_BYTES = 128 << 20
 POLL_BYTES, USUAL_RATIO = 64 << 20, 8
 """How much a poll takes of a partition, where compressed bytes count for so many."""
@@ -50,26 +48,8 @@ def install(consumer: Any) -> bool:
         log.warning("kafka-python %s is not one that raw batches were tested with (%s)", kafka.__version__, ", ".join(TESTED))
         return False
     consumer._fetcher.PartitionRecords = WholeBatches
-    KafkaTCPTransport._sock_recv = large_reads
+    kafka_frames.install()
     return True
-
-
-def large_reads(transport: Any) -> tuple[bytes, Exception | None]:
-    """What waits in the socket, by reads of up to `READ_BYTES` (the client's own are of 4 KiB): large records come 2.5 times as fast."""
-    received: list[bytes] = []
-    try:
-        while len(received) < READS_AT_ONCE and (data := transport._sock.recv(READ_BYTES)):
-            received.append(data)
-            if len(data) < READ_BYTES:
-                break
-        else:
-            if len(received) < READS_AT_ONCE:
-                return b"".join(received), KafkaConnectionError("socket disconnected")
-    except (BlockingIOError, InterruptedError):
-        pass  # nothing more for now
-    except OSError as error:
-        return b"".join(received), KafkaConnectionError(error)
-    return b"".join(received), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +71,13 @@ class Closed:
         batch, refused = self.batch, ""
         data = batch._buffer
         if batch.compression_type and not batch._decompressed:
-            compressed = bytes(memoryview(batch._buffer)[batch._pos :])
+            compressed = memoryview(batch._buffer)[batch._pos :]
             try:
                 data = decompressed(compressed, batch.compression_type, BATCH_BYTES)
             except TooLargeError:
-                refused, data = f"more than {BATCH_BYTES} bytes when decompressed", compressed[:KEPT_BYTES]
+                refused, data = f"more than {BATCH_BYTES} bytes when decompressed", bytes(compressed[:KEPT_BYTES])
             except CorruptRecordError as error:
-                refused, data = str(error), compressed[:KEPT_BYTES]
+                refused, data = str(error), bytes(compressed[:KEPT_BYTES])
             else:
                 batch._buffer, batch._pos, batch._decompressed = data, 0, True
         appended = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else -1
@@ -120,7 +100,7 @@ class Whole:
     first_timestamp: int
     append_timestamp: int
     """The broker's time for all records, -1 when they have their own."""
-    data: bytes | bytearray
+    data: bytes | bytearray | memoryview
     start: int
     batch: DefaultRecordBatch
     refused: str = ""
@@ -149,7 +129,7 @@ class WholeBatches(Fetcher.PartitionRecords):
 
     def _unpack_records(self, tp: Any, records: Any, key_deserializer: Any, value_deserializer: Any) -> Iterator[Any]:
         last = None
-        while (batch := records.next_batch()) is not None:
+        while (batch := kafka_frames.next_batch(records)) is not None:
             last = batch if batch.magic == 2 else None
             if self.check_crcs and not batch.validate_crc():
                 raise CorruptRecordError(f"record batch of {tp} at offset {batch.base_offset} failed its checksum")
@@ -172,6 +152,8 @@ class WholeBatches(Fetcher.PartitionRecords):
 
     def _skipped(self, batch: DefaultRecordBatch) -> bool:
         """Whether it is a marker, or belongs to an aborted transaction."""
+        if batch.is_control_batch:
+            kafka_frames.readable(batch)
         if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
             self._consume_aborted_transactions_up_to(batch.last_offset)
             if self._contains_abort_marker(batch):
@@ -306,7 +288,7 @@ def read(partition: Partition, batches: Sequence[Whole]) -> list[RawBatch]:
             return [raw for batch in batches for raw in read(partition, [batch])]
         surprised("a record batch is not what it says", f"{partition} at offset {batches[0].first_offset} ({error})")
     try:
-        records = list(batches[0].batch)
+        records = list(kafka_frames.readable(batches[0].batch))
         if any(b.offset <= a.offset for a, b in itertools.pairwise(records)) or any(r.offset < batches[0].first_offset for r in records):
             raise CorruptRecordError("its records are not in the order of their offsets")
         return [stock(partition, records, batches[0].next_offset, batches[0].wanted)]

@@ -38,6 +38,27 @@ def test_a_worse_finding_is_published_and_a_doubled_peak_too():
     assert 0 < worse.sequence < higher.sequence
 
 
+def test_what_a_finding_says_is_asked_for_only_where_the_alert_takes_it():
+    asked: list[int] = []
+
+    def brief(time_s: int, **more: object) -> Finding:
+        finding = at(time_s, title="", summary="", **more)
+
+        def told() -> Finding:
+            asked.append(time_s)
+            return replace(finding, title="t", summary=f"s{time_s}", evidence={"at": time_s}, told=None)
+
+        return replace(finding, told=told)
+
+    life = Lifecycle(State())
+    (opened,) = life.apply([brief(10)], "hardware", 10 * S)
+    life.apply([brief(11), brief(12, score=3.0), brief(13)], "hardware", 13 * S)
+    (worse,) = life.apply([brief(14, severity="critical")], "hardware", 14 * S)
+    assert asked == [10, 12, 14]
+    assert (opened.title, opened.summary, opened.evidence) == ("t", "s10", {"at": 10})
+    assert (worse.summary, worse.evidence, worse.count, worse.peak_score) == ("s14", {"at": 14}, 5, 3.0)
+
+
 def test_other_streams_do_not_close_it():
     life = Lifecycle(State())
     life.apply([at(10)], "hardware", 10 * S)

@@ -155,11 +155,12 @@ def test_a_bomb_is_a_dead_letter_and_its_neighbours_are_read(codec: int, monkeyp
 @pytest.mark.parametrize(
     ("codec", "compress"), [(1, lambda d: zlib.compress(d, wbits=31)), (2, snappy_encode), (3, lz4.frame.compress), (4, zstandard.compress)]
 )
-def test_no_more_than_the_limit_is_decompressed(codec: int, compress) -> None:
-    data = bytes(1000)
-    assert kafka_raw.decompressed(compress(data), codec, 1000) == data
+@pytest.mark.parametrize("size", [1000, 3 << 20])  # in one step, and in several
+def test_no_more_than_the_limit_is_decompressed(codec: int, compress, size: int) -> None:
+    data = bytes(size)
+    assert kafka_raw.decompressed(memoryview(compress(data)), codec, size) == data
     with pytest.raises(kafka_raw.TooLargeError):
-        kafka_raw.decompressed(compress(data), codec, 999)
+        kafka_raw.decompressed(memoryview(compress(data)), codec, size - 1)
     with pytest.raises(CorruptRecordError):
         kafka_raw.decompressed(b"\x05nonsense" * 3, codec, 1000)
 
