@@ -1,5 +1,5 @@
-"""Ahead: while detectors fold one batch, a thread unpacks and decodes the next, of this poll or of the one after it. Its loops hold no
-lock, so a second core does it."""
+"""Ahead: while detectors fold one batch, a thread unpacks, decodes and checks the next, of this poll or of the one after it. Its loops
+hold no lock, so a second core does it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from engine.schema import checked
 from streams.decode import Format, decode
 from streams.records import Decoded, Packed, Partition, RawBatch, unpacked
 from streams.sources import Source
@@ -77,7 +78,11 @@ class Ahead:
         if raw is None:
             return None
         format = self.formats.get(raw.partition.topic)
-        return raw, None if format is None else decode(raw, format)
+        if format is None:
+            return raw, None
+        decoded = decode(raw, format)
+        decoded.rows = [checked(rows) for rows in decoded.rows]
+        return raw, decoded
 
     def close(self) -> None:
         """End the thread."""

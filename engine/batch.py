@@ -139,6 +139,10 @@ class Batch:
             self._vectors[name] = vectors(self.table.column(name))
         return self._vectors[name]
 
+    def embed(self, name: str, whole: np.ndarray | None, sketches: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """Know what `vectors` and `sketches` of a column are."""
+        self._vectors[name], self._sketches[name] = whole, sketches
+
     def sketches(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
         """(float32[n, min(d, 256)], float64[n]): `vectors` sketched by `kernels.countsketch`, and their lengths, not finite where a row has
         no whole vector. None where `vectors` are."""

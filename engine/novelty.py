@@ -114,9 +114,12 @@ class Novelty:
         at = np.interp(np.log(np.maximum(rows, 1)), np.log(WINDOWS), np.arange(len(WINDOWS)))
         low = np.floor(at).astype(np.int64)
         high = np.minimum(low + 1, len(WINDOWS) - 1)
-        of_length = np.stack([self._log10_p(log_e, i) for i in range(len(WINDOWS))])
-        columns = np.arange(len(log_e))
-        return (1 - (at - low)) * of_length[low, columns] + (at - low) * of_length[high, columns]
+        out = np.zeros(len(log_e))
+        for window in np.unique([low, high]).tolist():  # mostly two of them
+            share = np.where(low == window, 1 - (at - low), 0.0) + np.where(high == window, at - low, 0.0)
+            mine = share > 0
+            out[mine] += share[mine] * self._log10_p(log_e[mine], window)
+        return out
 
     def _log10_p(self, log_e: np.ndarray, window: int) -> np.ndarray:
         quantiles, excess = self.null[window, : len(QUANTILES)], self.null[window, len(QUANTILES)]

@@ -5,18 +5,45 @@ The canonical columns, their types and which are required stand in `streams.name
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from engine import tally
-from engine.batch import Batch
+from engine.batch import SKETCH, Batch, vectors
 from engine.state import NEVER, State
+from kernels.countsketch import sketched
 from streams import names
 from streams.records import RawBatch, Reject, Rows
 
 TIME = pa.timestamp("us", tz="UTC")
+KEYS = frozenset({"tenant", "principal", "model"})
+"""Columns whose distinct values are asked for of every batch."""
+
+
+@dataclass(frozen=True)
+class Checked(Rows):
+    """Rows whose columns have their canonical types. `bad`: what is wrong with which row. `embeddings`: `Batch.vectors` and
+    `Batch.sketches` of requests that have some."""
+
+    bad: Mapping[int, tuple[str, str]]
+    embeddings: tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None] | None = None
+
+
+def checked(rows: Rows) -> Checked:
+    """What of `align` needs no state, so that a thread can do it ahead."""
+    table, bad = typed(rows)
+    encoded = [i for i, field in enumerate(table.schema) if field.name in KEYS and pa.types.is_string(field.type)]
+    for i in encoded:
+        column = table.column(i).dictionary_encode()
+        table = table.set_column(i, table.schema.field(i).with_type(column.type), column)
+    embeddings = None
+    if rows.stream == "inference" and "embedding" in table.schema.names and table.num_rows:
+        whole = vectors(table.column("embedding"))
+        embeddings = whole, None if whole is None else sketched(whole, SKETCH)
+    return Checked(rows.stream, table, rows.offsets, bad, embeddings)
 
 
 def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: int) -> tuple[Batch | None, list[Reject]]:
@@ -29,7 +56,8 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
     """
     if not rows.table.num_rows:
         return None, []
-    table, bad = typed(rows)
+    known = rows if isinstance(rows, Checked) else checked(rows)
+    table, bad = known.table, dict(known.bad)
     time_us = table.column("time").cast(pa.int64())
     time_us = (time_us.fill_null(0) if time_us.null_count else time_us).to_numpy(zero_copy_only=False)
     same = rows.offsets is raw.offsets or np.array_equal(rows.offsets, raw.offsets)  # a row a record
@@ -52,6 +80,8 @@ def align(rows: Rows, raw: RawBatch, state: State, future_us: int, lateness_us: 
     bound = np.maximum(running[:-1], state.closed_us)
     late = time_us < bound
     batch = Batch(rows.stream, table, np.where(late, bound, time_us), offsets, late)
+    if known.embeddings is not None and not bad:
+        batch.embed("embedding", *known.embeddings)
     batch.lead_us = np.where(stamped >= 0, time_us - stamped * 1000, 0)
     batch.partition, batch.age_us = str(raw.partition), np.where(stamped >= 0, np.maximum(stamped * 1000 - time_us, 0), -1)
     return batch, rejects
