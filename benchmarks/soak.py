@@ -159,9 +159,10 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         said["full_rows_per_s"] = round(full)
         watched = Watched(service.process.pid)
         arrivals = Arrivals(cluster.bootstrap, service.alerts)
-        time.sleep(2)
+        wait(lambda: not gauge(service, "telltale_lag_records"), 60)
+        time.sleep(10)  # two checkpoints: the first still has the last rows to write
         used, started = watched.cpu_s(), time.monotonic()
-        time.sleep(15)
+        time.sleep(20)
         said["idle_cpu_share_of_a_core"] = round((watched.cpu_s() - used) / (time.monotonic() - started), 4)
         if options.latency_s:
             said |= at_half_load(traffic, arrivals, full, options.latency_s)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from engine.state import State
 from kernels.countsketch import sketched
 from streams.names import SPARSE
 
+T = TypeVar("T")
 KEY_CHARACTERS = 256
 SKETCH = 256
 """Coordinates that a vector's sketch has at most."""
@@ -91,6 +93,8 @@ class Batch:
         self.age_us = np.full(len(time_us), -1, np.int64)
         self.lead_us = np.zeros(len(time_us), np.int64)
         self._codes: dict[str, tuple[np.ndarray, list[str | None]]] = {}
+        self._floats: dict[str, np.ndarray] = {}
+        self._once: dict[str, Any] = {}
         self._vectors: dict[str, np.ndarray | None] = {}
         self._sketches: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
         self._keys: dict[tuple[tuple[str, ...], str], tuple[np.ndarray, list[str]]] = {}
@@ -111,13 +115,13 @@ class Batch:
         return frozenset(self.table.schema.names)
 
     def floats(self, name: str) -> np.ndarray:
-        """float32[n], NaN where null; booleans are 0 and 1."""
-        column = self.table.column(name)
-        if column.type != pa.float32():
-            column = pc.cast(column, pa.float32(), safe=False)
-        if column.null_count:
-            return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-        return column.to_numpy(zero_copy_only=False)
+        """float32[n], NaN where null; booleans are 0 and 1. Not to be written to: several ask for it."""
+        if name not in self._floats:
+            column = self.table.column(name)
+            if column.type != pa.float32():
+                column = pc.cast(column, pa.float32(), safe=False)
+            self._floats[name] = tally.plain(column.to_numpy(zero_copy_only=False), np.float32)
+        return self._floats[name]
 
     def doubles(self, name: str) -> np.ndarray:
         """float64[n], NaN where null."""
@@ -205,6 +209,13 @@ class Batch:
         codes, keys = self.keys(names)
         of_key = state.slots(table, keys, int(self.time_us.max()))
         return of_key[codes]
+
+    def once(self, name: str, make: Callable[[Batch], T]) -> T:
+        """What `make` makes of this batch, for several that ask for it under this name."""
+        if name not in self._once:
+            self._once[name] = make(self)
+        made: T = self._once[name]
+        return made
 
     def take(self, index: np.ndarray) -> Batch:
         """The rows at these positions."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+from numba import njit
 
+from engine import tally
 from engine.batch import Batch
 from engine.detectors.extraction_views import ragged
 from kernels import countsketch, rowsums
@@ -29,6 +31,9 @@ COMPARED = ("content", "bytes", "output", "parameters")
 PARAMETERS = ("temperature", "top_p", "top_k", "max_tokens", "logprobs", "choices")
 PHI = np.uint64(0x9E3779B97F4A7C15)
 M1 = np.uint64(0xBF58476D1CE4E5B9)
+MISSING = np.float32(-7.5)
+MISSING_BITS = np.uint64(MISSING.view(np.uint32))
+NOTHING = tally.plain(np.full(1, MISSING), np.float32)
 
 
 def content(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,21 +102,37 @@ def parameter_hash(batch: Batch) -> np.ndarray:
 def distinct_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     """The hash of each row's model and sampling parameters, and None; or, where there are no parameters, of each model, and each row's
     position in them."""
+    return batch.once("parameters", hashed)
+
+
+def hashed(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `distinct_hashes`."""
     if not len(batch):
         return np.empty(0, np.uint64), None
     codes, models = batch.codes("model") if "model" in batch.columns else (np.zeros(len(batch), np.int32), [""])
     named = ragged(pa.array([m or "" for m in models], pa.large_string()))
     h, of_rows = hashes(named["data"], named["starts"]), False
     for name in PARAMETERS:
-        value = np.full(1, -7.5, np.float32)
-        if name in batch.columns:
-            if not of_rows:
-                h, of_rows = h[codes], True
-            value = batch.floats(name)
-            value = np.where(np.isnan(value), np.float32(-7.5), value)
-        h = ((h ^ value.view(np.uint32)) + PHI) * M1
-        h ^= h >> np.uint64(31)
+        if name not in batch.columns:
+            mixed(h, NOTHING)
+            continue
+        if not of_rows:
+            h, of_rows = h[codes], True
+        mixed(h, batch.floats(name))
     return h, None if of_rows else codes
+
+
+@njit(nogil=True, cache=True)
+def mixed(h, values):
+    """Mix values into hashes, in place: uint64[n], float32[n], or float32[1] for all; a missing one (NaN) counts as -7.5."""
+    step = np.int64(len(values) > 1)
+    for i in range(len(h)):
+        value = np.float32(values[i * step])
+        bits = np.uint64(value.view(np.uint32))
+        if np.isnan(value):
+            bits = MISSING_BITS
+        mix = ((h[i] ^ bits) + PHI) * M1
+        h[i] = mix ^ (mix >> np.uint64(31))
 
 
 def fold(
