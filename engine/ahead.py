@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -16,6 +17,8 @@ from streams.sources.source import more_of, poll_of
 
 LEAST_BYTES = 1 << 16
 """A poll that brought less is read sooner than a thread takes it up."""
+DEPTH = 2
+"""Batches that are read ahead: with one, the thread and the detectors would wait for each other wherever a batch takes longer than most."""
 POLL_EVERY_S = 1.0
 """However much comes: a member of a group must look after the group."""
 Read = tuple[RawBatch, Decoded | None]
@@ -29,14 +32,14 @@ class Coming:
         self.partitions = {batch.partition for batch in batches}
         self.large = sum(b.nbytes if isinstance(b, Packed) else len(b.data) for b in batches) >= LEAST_BYTES
         self.raws = unpacked(batches)
-        self.begun: Future[Read | None] | None = None
-        """The batch that a thread reads or has read."""
+        self.begun: deque[Future[Read | None]] = deque()
+        """The batches that a thread reads or has read, in their order."""
         self.after: Coming | None = None
         self.read_out = False
 
 
 class Ahead:
-    """Reads the batches of polls in their order, one ahead of the one that was asked for."""
+    """Reads the batches of polls in their order, `DEPTH` ahead of the one that was asked for."""
 
     def __init__(self, formats: Mapping[str, Format]):
         self.formats = formats
@@ -44,13 +47,13 @@ class Ahead:
 
     def read(self, now: Coming) -> Iterator[Read]:
         """Each batch that came. Raises what unpacking or decoding raises, in its turn."""
-        if not now.large and now.begun is None:
+        if not now.large and not now.begun:
             while (found := self._next(now.raws)) is not None:
                 yield found
             return
         self._begin(now)
-        while now.begun is not None and (found := now.begun.result()) is not None:
-            now.begun = self._thread.submit(self._turn, now)
+        while (found := now.begun.popleft().result()) is not None:
+            now.begun.append(self._thread.submit(self._turn, now))
             yield found
 
     def follow(self, now: Coming, after: Coming) -> None:
@@ -61,8 +64,8 @@ class Ahead:
 
     def _begin(self, coming: Coming) -> None:
         with self._lock:
-            if coming.large and coming.begun is None:
-                coming.begun = self._thread.submit(self._turn, coming)
+            if coming.large and not coming.begun:
+                coming.begun.extend(self._thread.submit(self._turn, coming) for _ in range(DEPTH))
 
     def _turn(self, now: Coming) -> Read | None:
         """The next batch; where there is none, begin with what comes after."""

@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from engine.ahead import LEAST_BYTES, Ahead, Coming
+from engine.ahead import DEPTH, LEAST_BYTES, Ahead, Coming
 from streams.decode import Format, decode
 from streams.records import Packed, Partition, RawBatch
 
@@ -32,7 +32,7 @@ def test_the_rows_are_those_of_decoding_in_turn(sizes: tuple[int, ...]):
     ahead.close()
 
 
-def test_no_more_than_one_is_unpacked_before_it_is_asked_for():
+def test_no_more_than_the_depth_is_unpacked_before_it_is_asked_for():
     ahead, made = Ahead(FORMATS), []
 
     def unpack():
@@ -41,13 +41,13 @@ def test_no_more_than_one_is_unpacked_before_it_is_asked_for():
             yield batch(k * 10_000, 3000)
 
     for k, _ in enumerate(ahead.read(Coming([Packed(Partition("t"), LEAST_BYTES, unpack)]))):
-        assert k in made and max(made) <= k + 1
+        assert k in made and max(made) <= k + DEPTH
     ahead.close()
     assert made == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("when", [0, 1])
-def test_what_comes_after_is_begun_while_the_last_is_in_use(when: int):
+def test_what_comes_after_is_begun_when_all_before_it_is_read(when: int):
     ahead = Ahead(FORMATS)
     polls = [Coming([batch(k * 50_000, 3000), batch(k * 50_000 + 10_000, 3000)]) for k in range(3)]
     offsets = []
@@ -59,7 +59,7 @@ def test_what_comes_after_is_begun_while_the_last_is_in_use(when: int):
                 ahead.follow(now, after)
             for _ in range(3):  # what is begun begins more
                 ahead._thread.submit(int).result()
-            assert after is None or (after.begun is not None) == (k == 1)  # the last of these is in use
+            assert after is None or bool(after.begun) == (k >= when)  # both of these were read while the first is in use
     assert offsets == sorted(offsets) and len(offsets) == 6
     ahead.close()
 
