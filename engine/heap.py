@@ -14,7 +14,7 @@ import ctypes
 import gc
 import sys
 
-KEPT = 256 << 20
+KEPT = 128 << 20
 MAPPED = 32 << 20
 """What is larger is a mapping of its own and goes back at once."""
 COLLECTED = (50_000, 50, 100)
