@@ -133,14 +133,16 @@ def same_type(have: pa.DataType, want: pa.DataType) -> bool:
 def cast(column: pa.Array, to: pa.DataType) -> tuple[pa.Array, np.ndarray]:
     """(column as `to`, rows that could not be cast and are null in it)."""
     try:
-        return column.cast(to, safe=not pa.types.is_floating(to)), np.empty(0, np.int64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        whole = column.cast(to, safe=not pa.types.is_floating(to))
+        whole.validate()  # of a view of lists Arrow makes one without its offsets
+        return whole, np.empty(0, np.int64)
+    except pa.ArrowException:
         pass  # some row is at fault: find out which
     values, failed = [], []
     for i, value in enumerate(column):
         try:
             values.append(value.cast(to, safe=not pa.types.is_floating(to)).as_py() if value.is_valid else None)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        except pa.ArrowException:
             values.append(None)
             failed.append(i)
     return pa.array(values, to), np.array(failed, np.int64)

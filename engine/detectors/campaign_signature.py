@@ -102,11 +102,11 @@ def parameter_hash(batch: Batch) -> np.ndarray:
 def distinct_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     """The hash of each row's model and sampling parameters, and None; or, where there are no parameters, of each model, and each row's
     position in them."""
-    return batch.once("parameters", hashed)
+    return batch.once("parameters", parameter_hashes)
 
 
-def hashed(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `distinct_hashes`."""
+def parameter_hashes(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `distinct_hashes`, made anew."""
     if not len(batch):
         return np.empty(0, np.uint64), None
     codes, models = batch.codes("model") if "model" in batch.columns else (np.zeros(len(batch), np.int32), [""])

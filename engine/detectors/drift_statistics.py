@@ -7,8 +7,6 @@ value, or the end of the reference's range for what lies beyond it.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numba import njit
 from scipy import special
@@ -116,7 +114,8 @@ def ordered_distances(reference: np.ndarray, window: np.ndarray, places: np.ndar
     gap, steps = np.cumsum(p - q)[:-1], np.diff(x)
     spread = np.sqrt(max(0.0, (p * x**2).sum() - (p * x).sum() ** 2))
     wasserstein = (np.abs(gap) * steps).sum()
-    kernel = rbf(x.tobytes(), p.tobytes())
+    between = np.abs(x[:, None] - x)
+    kernel = np.exp(-(between**2) / (2 * median_of(between, np.outer(p, p)) ** 2))
     return {
         "kolmogorov_smirnov": float(np.abs(gap).max(initial=0.0)),
         "wasserstein": float(wasserstein),
@@ -124,15 +123,6 @@ def ordered_distances(reference: np.ndarray, window: np.ndarray, places: np.ndar
         "energy": float(np.sqrt(2 * (gap**2 * steps).sum())),
         "mmd": float(max(0.0, (p - q) @ kernel @ (p - q))),
     }
-
-
-@lru_cache(maxsize=256)
-def rbf(x_bytes: bytes, p_bytes: bytes) -> np.ndarray:
-    """The RBF kernel of the places x float64[n], by the median distance of two that have shares p float64[n]. A reference's windows ask for
-    the same one again and again."""
-    x, p = np.frombuffer(x_bytes), np.frombuffer(p_bytes)
-    between = np.abs(x[:, None] - x)
-    return np.asarray(np.exp(-(between**2) / (2 * median_of(between, np.outer(p, p)) ** 2)))
 
 
 def median_of(values: np.ndarray, weights: np.ndarray) -> float:

@@ -156,10 +156,10 @@ def parse(text: np.ndarray, owner: np.ndarray, stream: str) -> pa.RecordBatch:
     whole = pa.py_buffer(text)
     try:
         table = read(whole, pa.schema(list(seen.items())), "error", block)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except pa.ArrowException:
         try:
             table = read(whole, everything(text, stream, seen), "ignore", block)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except pa.ArrowException as error:
             raise Misfit from error
     if table.num_rows != len(owner) or not is_utf8(whole):
         raise Misfit

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.clocks import LIMIT, Clocks
 from engine.metrics import Metrics
-from engine.schema import align
+from engine.schema import align, cast
 from engine.state import State
+from streams import names
 from streams.records import Partition, RawBatch, Rows
 
 S = 1_000_000
@@ -136,3 +138,29 @@ def test_the_cut_changes_nothing(seconds, data):
 
 def test_an_empty_batch_is_nothing():
     assert align(*rows_of({"time": times(), "host": pa.array([], pa.string())}), State(), S, S) == (None, [])
+
+
+ODD = [
+    pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int64())),
+    pa.array([[1.0], None, [2.0]], pa.list_view(pa.float32())),
+    pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32(), 2)),
+    pa.array([[[1.0]], None, [[2.0]]]),
+    pa.array([{"a": 1}, None, {"a": 2}]),
+    pa.array([b"a", None, b"12345678"]),
+    pa.array([2**63, None, 2], pa.uint64()),
+    pa.array([True, None, False]),
+    pa.nulls(3),
+    pa.RunEndEncodedArray.from_arrays([2, 3], [1, 2]),
+    pa.UnionArray.from_sparse(pa.array([0, 1, 0], pa.int8()), [pa.array([1, 2, 3]), pa.array(["a", "b", "c"])]),
+]
+WANTED = sorted({column.type for columns in names.COLUMNS.values() for column in columns.values() if column.type is not None}, key=str)
+
+
+@pytest.mark.parametrize("column", ODD, ids=lambda column: str(column.type).partition("<")[0])
+def test_no_type_that_a_producer_sends_ends_the_process(column):
+    for to in WANTED:
+        made, failed = cast(column, to)
+        made.validate(full=True)
+        assert made.type == to and len(made) == 3
+        missing = [i for i, value in enumerate(column) if not value.is_valid or value.as_py() is None]
+        assert made.null_count >= len(failed) and not set(failed.tolist()) & set(missing)
