@@ -1,4 +1,4 @@
-"""Ahead: while detectors fold one batch, a thread unpacks, decodes and checks the next, of this poll or of the one after it. Its loops
+"""Ahead: while detectors fold one batch, a thread unpacks, decodes and checks the next two, of this poll or of the one after it. Its loops
 hold no lock, so a second core does it."""
 
 from __future__ import annotations
